@@ -1,0 +1,67 @@
+# DetServe: `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL := model_repository/detector/1/model.onnx
+EXTRAS := local,model,photos
+DEV_EXTRAS := $(EXTRAS),benchmark,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help model demo serve test lint format benchmark parity clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# One stamp a set of extras: the demo does not install the test tools.
+define install
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) \
+		else "DetServe needs Python 3.11 or 3.12, and %s is %d.%d: make $@ PYTHON=/path/to/python3.11" \
+		% (sys.executable, *v))'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing DetServe [$(1)] into $(VENV) (pinned by requirements.lock)"
+	@$(BIN)/python -m pip install --disable-pip-version-check \
+		--constraint requirements.lock --editable '.[$(1)]' || { \
+		echo "The packages could not be installed: check that pip reaches its package index" \
+			"(pip config list), then run make again." >&2; exit 1; }
+	@touch $@
+endef
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	$(call install,$(EXTRAS))
+
+$(VENV)/.installed-dev: pyproject.toml requirements.lock | $(VENV)/.installed
+	$(call install,$(DEV_EXTRAS))
+
+$(MODEL): $(wildcard scripts/*.py) | $(VENV)/.installed
+	@$(BIN)/python scripts/build_repository.py
+
+model: $(MODEL) ## Fetch and import the default detector
+
+demo: $(MODEL) ## Detect on four photos with a real Triton; results in demo_output/
+	@$(BIN)/python scripts/demo.py
+
+serve: $(MODEL) ## Run the server in the foreground (ARGS="--http-port 9000" and so on)
+	@$(BIN)/python -m local_server $(ARGS)
+
+test: $(VENV)/.installed-dev $(MODEL) ## Run the tests (ARGS="tests/unit -k nms" and so on)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## Put the code into its style
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+benchmark: $(VENV)/.installed-dev $(MODEL) ## Measure the ensemble against the in-process limit
+	@$(BIN)/python scripts/benchmark.py $(ARGS)
+
+parity: $(MODEL) ## Check the imported detector against the TensorFlow.js runtime
+	@$(BIN)/python scripts/check_tfjs_parity.py
+
+clean: ## Remove what was built, not the virtual environment
+	rm -rf build demo_output benchmark_output $(MODEL)
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

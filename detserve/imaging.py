@@ -1,0 +1,193 @@
+"""Encoded image -> the model's input, and the geometry that leads back to the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from detserve.decoding import EncodedImage, ImageError, ImageTooLargeError
+from detserve.parameters import parse_parameters
+
+__all__ = ["Geometry", "ImageError", "ImageTooLargeError", "PreprocessSettings", "preprocess"]
+
+UInt8Array = npt.NDArray[np.uint8]
+Float32Array = npt.NDArray[np.float32]
+
+# Bilinear resizing looks at 2 x 2 pixels: below a third of the size it skips enough of the image
+# that averaging over areas is worth its price.
+AREA_AVERAGE_BELOW = 1 / 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessSettings:
+    """How images are fitted to a model's input.
+
+    Attributes:
+        width: Width of the model's input in pixels.
+        height: Height of the model's input in pixels.
+        resize: ``letterbox`` keeps the aspect ratio and pads; ``stretch`` fills the input.
+        anchor: Where a letterboxed image lies: in the ``center`` or at the ``top-left``.
+        pad_value: Grey of the padding, 0 to 255.
+        max_bytes: Largest encoded image that is accepted.
+        max_pixels: Most pixels (width x height) that are decoded.
+    """
+
+    width: int
+    height: int
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+    anchor: Literal["center", "top-left"] = "center"
+    pad_value: int = 114
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"input size must be positive, got {self.width} x {self.height}")
+        if self.resize not in ("letterbox", "stretch"):
+            raise ValueError(f"resize must be 'letterbox' or 'stretch', got {self.resize!r}")
+        if self.anchor not in ("center", "top-left"):
+            raise ValueError(f"anchor must be 'center' or 'top-left', got {self.anchor!r}")
+        if not 0 <= self.pad_value <= 255:
+            raise ValueError(f"pad_value must be 0 to 255, got {self.pad_value}")
+        if self.max_bytes < 1 or self.max_pixels < 1:
+            raise ValueError("max_bytes and max_pixels must be positive")
+
+    @classmethod
+    def from_parameters(
+        cls, parameters: Mapping[str, str], *, width: int, height: int
+    ) -> PreprocessSettings:
+        """Read the settings from the ``parameters`` of a Triton model configuration.
+
+        Args:
+            parameters: Parameter names and their string values; the names are those of the
+                attributes. What is not given keeps its default.
+            width: Width of the model's input in pixels.
+            height: Height of the model's input in pixels.
+
+        Raises:
+            ValueError: A parameter is unknown or its value does not fit; the message names it.
+        """
+        values = parse_parameters(
+            parameters, resize=str, anchor=str, pad_value=int, max_bytes=int, max_pixels=int
+        )
+        return cls(width=width, height=height, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where an image lies in the model's input.
+
+    A point (x, y) of the image is at (x * scale_x + pad_x, y * scale_y + pad_y) of the input.
+
+    Attributes:
+        scale_x: Pixels of the input per pixel of the image, across.
+        scale_y: The same, down.
+        pad_x: Left padding in pixels of the input.
+        pad_y: Top padding in pixels of the input.
+        image_width: Width of the image in pixels, EXIF rotation applied.
+        image_height: Height of the image in pixels, EXIF rotation applied.
+    """
+
+    scale_x: float
+    scale_y: float
+    pad_x: float
+    pad_y: float
+    image_width: float
+    image_height: float
+
+    def to_array(self) -> Float32Array:
+        """float32 [6], in the order of the attributes: the tensor ``geometry``."""
+        return np.array(
+            (
+                self.scale_x,
+                self.scale_y,
+                self.pad_x,
+                self.pad_y,
+                self.image_width,
+                self.image_height,
+            ),
+            np.float32,
+        )
+
+    @classmethod
+    def from_array(cls, values: Float32Array) -> Geometry:
+        """The inverse of `to_array`."""
+        return cls(*values.tolist())
+
+    def to_image(self, boxes_xyxy: Float32Array) -> Float32Array:
+        """Map boxes from the model's input to the image, clipped to it.
+
+        Args:
+            boxes_xyxy: float32 [N, 4] in pixels of the model's input.
+
+        Returns:
+            float32 [N, 4] in pixels of the image.
+        """
+        pad = np.array((self.pad_x, self.pad_y) * 2, np.float32)
+        scale = np.array((self.scale_x, self.scale_y) * 2, np.float32)
+        size = np.array((self.image_width, self.image_height) * 2, np.float32)
+        return np.minimum(np.maximum((boxes_xyxy - pad) / scale, np.float32(0)), size)
+
+
+def preprocess(data: bytes, settings: PreprocessSettings, out: UInt8Array) -> Geometry:
+    """Decode an image and fit it to the model's input.
+
+    Args:
+        data: The encoded image.
+        settings: Size of the input, kind of fit, limits.
+        out: uint8 [H, W, 3] of the settings' size, C-contiguous; receives the image as RGB.
+
+    Returns:
+        Where the image lies in ``out``.
+
+    Raises:
+        ImageTooLargeError: The image is over a limit of bytes or of pixels.
+        ImageError: The bytes are no image that can be read.
+    """
+    image = EncodedImage(data, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+    width, height = image.size_wh
+    fitted_wh = _fitted_size(image.size_wh, settings)
+    stored_wh = fitted_wh[::-1] if image.swaps_axes else fitted_wh
+    pixels = image.decode(stored_wh)
+
+    left = top = 0
+    if fitted_wh != (settings.width, settings.height):
+        if settings.anchor == "center":
+            left = (settings.width - fitted_wh[0]) // 2
+            top = (settings.height - fitted_wh[1]) // 2
+        out[...] = settings.pad_value
+    area = out[top : top + fitted_wh[1], left : left + fitted_wh[0]]
+    shrink = min(stored_wh[0] / pixels.shape[1], stored_wh[1] / pixels.shape[0])
+    interpolation = cv2.INTER_AREA if shrink < AREA_AVERAGE_BELOW else cv2.INTER_LINEAR
+    if image.orientation == 1:
+        cv2.resize(pixels, stored_wh, dst=area, interpolation=interpolation)
+    else:
+        area[...] = _oriented(
+            cv2.resize(pixels, stored_wh, interpolation=interpolation), image.orientation
+        )
+    return Geometry(fitted_wh[0] / width, fitted_wh[1] / height, left, top, width, height)
+
+
+def _fitted_size(size_wh: tuple[int, int], settings: PreprocessSettings) -> tuple[int, int]:
+    """Width and height that an image takes in the model's input."""
+    if settings.resize == "stretch":
+        return settings.width, settings.height
+    width, height = size_wh
+    scale = min(settings.width / width, settings.height / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _oriented(pixels: UInt8Array, orientation: int) -> UInt8Array:
+    """Apply an EXIF orientation (CIPA DC-008: 2-4 mirror or turn, 5-8 swap the axes as well)."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
