@@ -146,6 +146,8 @@ def _pillow_errors() -> Iterator[None]:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except _CORRUPT:  # a corrupt EXIF block does not spoil the pixels
@@ -153,9 +155,7 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _decode_jpeg(
-    data: bytes, size_wh: tuple[int, int], at_least_wh: tuple[int, int]
-) -> UInt8Array:
+def _decode_jpeg(data: bytes, size_wh: tuple[int, int], at_least_wh: tuple[int, int]) -> UInt8Array:
     if data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
         raise ImageError(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
     width, height = size_wh

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 __all__ = ["DetectorEngine", "EngineError", "OnnxRuntimeEngine", "create_session"]
 
@@ -28,6 +29,13 @@ _EXECUTION_MODE = {
     "sequential": onnxruntime.ExecutionMode.ORT_SEQUENTIAL,
     "parallel": onnxruntime.ExecutionMode.ORT_PARALLEL,
 }
+
+# ONNX Runtime's exceptions have no base of their own.
+_LOAD_ERRORS = (
+    ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf, ort_errors.NoModel, ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)  # fmt: skip
 
 
 class EngineError(RuntimeError):
@@ -86,8 +94,7 @@ def create_session(
         return onnxruntime.InferenceSession(
             os.fspath(path), options, providers=["CPUExecutionProvider"]
         )
-    # ONNX Runtime's exceptions derive from Exception or RuntimeError alone, by its build.
-    except Exception as error:
+    except _LOAD_ERRORS as error:
         raise EngineError(f"ONNX Runtime cannot load {os.fspath(path)}: {error}") from error
 
 

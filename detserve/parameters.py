@@ -8,7 +8,9 @@ from typing import Any
 __all__ = ["own_parameters", "parse_parameters"]
 
 
-def parse_parameters(parameters: Mapping[str, str], **types: Callable[[str], Any]) -> dict[str, Any]:
+def parse_parameters(
+    parameters: Mapping[str, str], **types: Callable[[str], Any]
+) -> dict[str, Any]:
     """Turn string parameters into typed values.
 
     Args:

@@ -63,13 +63,10 @@ class DetectorRepository:
     def model_file(self) -> Path:
         """The detector's file in its newest version."""
         model_dir = self._path / self.detector.name
-        versions = sorted(
-            (int(entry.name), entry) for entry in model_dir.iterdir() if entry.name.isdecimal()
-        )
-        name = self.detector.default_model_filename or "model.onnx"
-        for _, version_dir in reversed(versions):
-            if (version_dir / name).is_file():
-                return version_dir / name
+        name: str = self.detector.default_model_filename or "model.onnx"
+        files = [path for path in model_dir.glob(f"*/{name}") if path.parent.name.isdecimal()]
+        if files:
+            return max(files, key=lambda path: int(path.parent.name))
         raise RepositoryError(f"{model_dir} has no {name} in any version; run 'make model' first")
 
     def preprocess_settings(self) -> PreprocessSettings:
