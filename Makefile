@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL := model_repository/detector/1/model.onnx
+IMPORTER := $(wildcard scripts/tfjs_*.py scripts/detector_*.py scripts/import_*.py) \
+	scripts/fetch_model.py scripts/build_repository.py
 EXTRAS := local,model,photos
 DEV_EXTRAS := $(EXTRAS),benchmark,dev
 
@@ -33,7 +35,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 $(VENV)/.installed-dev: pyproject.toml requirements.lock | $(VENV)/.installed
 	$(call install,$(DEV_EXTRAS))
 
-$(MODEL): $(wildcard scripts/*.py) | $(VENV)/.installed
+$(MODEL): $(IMPORTER) | $(VENV)/.installed
 	@$(BIN)/python scripts/build_repository.py
 
 model: $(MODEL) ## Fetch and import the default detector

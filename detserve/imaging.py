@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detserve.decoding import EncodedImage, ImageError, ImageTooLargeError
-from detserve.parameters import parse_parameters
+from detserve.model_config import parse_parameters
 
 __all__ = ["Geometry", "ImageError", "ImageTooLargeError", "PreprocessSettings", "preprocess"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detserve.imaging import Geometry
-from detserve.parameters import parse_parameters
+from detserve.model_config import parse_parameters
 
 __all__ = ["SelectionSettings", "box_iou", "non_maximum_suppression", "select_detections"]
 
@@ -148,6 +148,8 @@ def select_detections(
     """
     above = candidates[candidates[:, 4] >= np.float32(settings.score_threshold)]
     above = above[np.isfinite(above).all(axis=1)]
+    # Sorted by logit in the graph: rounding in the sigmoid can turn neighbours around.
+    above = above[np.argsort(-above[:, 4], kind="stable")]
     boxes = geometry.to_image(above[:, :4])
     has_area = ((boxes[:, 2:] > boxes[:, :2]) & (above[:, 2:4] > above[:, :2])).all(axis=1)
     above, boxes = above[has_area], boxes[has_area]

@@ -9,8 +9,8 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from detserve.imaging import PreprocessSettings
+from detserve.model_config import own_parameters
 from detserve.nms import SelectionSettings
-from detserve.parameters import own_parameters
 
 __all__ = ["DetectorRepository", "RepositoryError", "read_model_config"]
 
@@ -66,7 +66,8 @@ class DetectorRepository:
         name: str = self.detector.default_model_filename or "model.onnx"
         files = [path for path in model_dir.glob(f"*/{name}") if path.parent.name.isdecimal()]
         if files:
-            return max(files, key=lambda path: int(path.parent.name))
+            newest: Path = max(files, key=lambda path: int(path.parent.name))
+            return newest
         raise RepositoryError(f"{model_dir} has no {name} in any version; run 'make model' first")
 
     def preprocess_settings(self) -> PreprocessSettings:

@@ -129,6 +129,11 @@ def test_equal_scores_keep_the_order_of_the_candidates() -> None:
     assert select(rows) == [([0, 0, 10, 10], 0.5, 1), ([50, 50, 60, 60], 0.5, 0)]
 
 
+def test_scores_descend_whatever_the_candidates_do() -> None:
+    rows = candidates((0, 0, 10, 10, 0.5, 1), (50, 50, 60, 60, 0.7, 0))
+    assert [score for _, score, _ in select(rows)] == [0.7, 0.5]
+
+
 def test_classes_do_not_suppress_each_other() -> None:
     assert len(select(candidates((0, 0, 10, 10, 0.9, 1), (0, 0, 10, 10, 0.8, 2)))) == 2
 

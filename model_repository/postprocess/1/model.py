@@ -13,8 +13,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from detserve.imaging import Geometry
+from detserve.model_config import own_parameters, string_parameters
 from detserve.nms import SelectionSettings, select_detections
-from detserve.parameters import own_parameters
 
 
 class TritonPythonModel:
@@ -23,8 +23,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the defaults from the model's configuration."""
         config = json.loads(args["model_config"])
-        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        self._defaults = SelectionSettings.from_parameters(own_parameters(parameters))
+        self._defaults = SelectionSettings.from_parameters(
+            own_parameters(string_parameters(config))
+        )
         self._rows = pb_utils.get_output_config_by_name(config, "detection_boxes")["dims"][0]
 
     def execute(self, requests: list[Any]) -> list[Any]:
