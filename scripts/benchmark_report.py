@@ -100,7 +100,8 @@ def save_plot(results: dict[str, Any], path: Path) -> None:
 
     limit = results["limit"]["images_per_s"]
     bars = speed.bar(labels, [row["images_per_s"] for row in ensemble.values()], color=COLOURS[0])
-    speed.bar_label(bars, [f"{row['ratio_to_limit']:.2f}" for row in ensemble.values()])
+    ratios = [f"{row['ratio_to_limit']:.2f}" for row in ensemble.values()]
+    speed.bar_label(bars, ratios, label_type="center", color="white", fontweight="bold")
     speed.axhline(limit, color="black", linestyle="--", label="in process, all cores")
     speed.axhline(0.8 * limit, color="grey", linestyle=":", label="0.8 of it")
     speed.set(title="Throughput", xlabel="concurrency (gRPC)", ylabel="images/s")
