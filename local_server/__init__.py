@@ -1,0 +1,10 @@
+"""Triton from pip or from its container: launcher, health supervisor, stand-in backend.
+
+with TritonServer("model_repository") as server:
+client = DetectionClient(server.grpc_url)
+"""
+
+from local_server._errors import PortBusyError, ServerError
+from local_server._server import TritonServer
+
+__all__ = ["PortBusyError", "ServerError", "TritonServer"]

@@ -1,0 +1,130 @@
+"""Serve a model repository in the foreground: `python -m local_server`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from local_server._errors import ServerError
+from local_server._server import TritonServer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal ends it.
+
+    Args:
+        arguments: The command line, without the program.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    server = TritonServer(
+        options.model_repository,
+        host=options.host,
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
+        metrics_port=options.metrics_port,
+        health_port=options.health_port,
+        cache_mb=options.cache_mb,
+        log_file=options.log_file,
+        show=_say,
+        verbose=options.verbose,
+        check_interval=options.check_interval,
+        allow_model_control=options.allow_model_control,
+        startup_timeout=options.startup_timeout,
+        extra_arguments=options.triton,
+    )
+    ending = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        if ending.is_set():
+            server.interrupt()
+            return
+        ending.set()
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    try:
+        _say(f"Starting Triton on {options.model_repository} ...")
+        try:
+            server.start()
+            _greet(server)
+            while True:
+                signal.pause()
+        except KeyboardInterrupt:
+            _say("Stopping; Ctrl-C again kills Triton at once.")
+        finally:
+            ending.set()
+            server.stop()
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    _say("Stopped.")
+    return 0
+
+
+def _greet(server: TritonServer) -> None:
+    for name, default in server.ports.moved.items():
+        _say(f"Port {default} is taken: {name} has {getattr(server.ports, name)} instead.")
+    _say(
+        f"Ready: every model answers.\n"
+        f"  gRPC     {server.grpc_url}\n"
+        f"  HTTP     {server.http_url}\n"
+        f"  metrics  {server.metrics_url}\n"
+        f"  health   {server.health_url}\n"
+        f"Try it:    detect photo.jpg --server {server.grpc_url}\n"
+        f"Ctrl-C ends it."
+    )
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # `| head`; Triton's log must still be read
+        print(line, flush=True)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port is between 0 (any free one) and 65535")
+    return port
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m local_server",
+        description="Serve a model repository with Triton, from pip or from its container.",
+    )
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind; 0.0.0.0 for all")
+    for name, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("health", 8003)):
+        parser.add_argument(
+            f"--{name}-port",
+            type=_port,
+            help=f"default {default}, or another where that is taken; 0 for any free one",
+        )
+    parser.add_argument("--cache-mb", type=float, default=0, help="response cache; default none")
+    parser.add_argument("--log-file", type=Path, help="where Triton's whole log goes")
+    parser.add_argument("--verbose", action="store_true", help="show Triton's whole log")
+    parser.add_argument(
+        "--check-interval", type=float, default=1.0, help="seconds between checks of each model"
+    )
+    parser.add_argument("--startup-timeout", type=float, default=120.0, help="in seconds")
+    parser.add_argument(
+        "--allow-model-control", action="store_true", help="let clients load and unload models"
+    )
+    parser.add_argument(
+        "triton", nargs="*", metavar="ARGUMENT", help="for tritonserver itself, after --"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

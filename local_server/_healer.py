@@ -1,0 +1,240 @@
+"""Brings back a model that has lost an instance or does not answer, or Triton as a whole.
+
+A model is brought back by loading it with a configuration that differs in nothing that matters:
+Triton then starts the new instances before it retires the old ones, so that requests go on being
+answered. Where that fails again and again, or Triton has died, Triton is started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import signal
+import threading
+import time
+from collections import defaultdict, deque
+
+from local_server._errors import ServerError
+from local_server._http import TritonError
+from local_server._ports import Ports
+from local_server._probe import Probe
+from local_server._run import Run
+from local_server._watch import is_stopped
+
+TRITON = ""  # in place of a model's name: the whole server
+
+_RELOAD_TIMEOUT = 60.0
+_RELOAD_ATTEMPTS = 3
+_ANSWER_TIMEOUT = 10.0
+_RETIREMENT = 10.0  # seconds that a replaced instance has for its last requests
+_FIRST_DELAY, _LAST_DELAY = 0.5, 30.0  # seconds between starts of a Triton that does not last
+_LASTING = 30.0  # seconds after which a Triton counts as having lasted
+_OFTEN = 5  # so many reloads of a model within a minute are done at once
+_OFTEN_DELAY = 5.0  # and each further one after so many seconds
+
+
+class Healer:
+    """Does the healing of one server, one thing at a time, in a thread of its own.
+
+    Args:
+        run: The server; it has been launched.
+        ports: Its ports, for launching it again.
+        stopping: Set when nothing is to be healed any more.
+    """
+
+    def __init__(self, run: Run, ports: Ports, stopping: threading.Event) -> None:
+        self._run = run
+        self._ports = ports
+        self._stopping = stopping
+        self._jobs: queue.SimpleQueue[tuple[str, str, bool] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._pending: set[str] = set()  # waiting to be healed, or being healed
+        self._instances: dict[int, str] = {}  # process -> model: those that must not end
+        self._retired: dict[int, float] = {}  # replaced process -> when it must have ended
+        self._reloads: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_OFTEN))
+        self._serial = itertools.count(1)
+        self._delay = _FIRST_DELAY
+        self._launched = time.monotonic()
+        self._count_instances()
+        self.thread = threading.Thread(target=self._work, name="heal", daemon=True)
+
+    def stop(self) -> None:
+        """Take no more work; `stopping` is set."""
+        self._jobs.put(None)
+
+    def is_pending(self, model: str) -> bool:
+        """Whether a model is being brought back, by itself or with the whole server."""
+        with self._lock:
+            return model in self._pending or TRITON in self._pending
+
+    def instances(self) -> dict[int, str]:
+        """The processes that must not end, each with its model."""
+        with self._lock:
+            return dict(self._instances)
+
+    def want(self, model: str, problem: str, *, hangs: bool = False) -> None:
+        """Ask for a model, or `TRITON`, to be brought back; it may be asked for already.
+
+        Args:
+            model: The model.
+            problem: What is wrong with it.
+            hangs: Whether its processes live but do not answer, and must be killed.
+        """
+        with self._lock:
+            if model in self._pending or TRITON in self._pending or self._stopping.is_set():
+                return
+            self._pending.add(model)
+            if model == TRITON:
+                self._run.state.server_down(problem)
+            else:
+                self._run.state.failing(model, problem, "reloading it")
+        self._jobs.put((model, problem, hangs))
+
+    def answered(self, model: str, latency_s: float) -> None:
+        """Note that a model answered; that it has lost an instance weighs more."""
+        with self._lock:
+            if not {model, TRITON} & self._pending:
+                self._run.state.answered(model, latency_s)
+
+    def lost(self, pid: int, problem: str) -> None:
+        """An instance's process has ended or is useless."""
+        with self._lock:
+            model = self._instances.pop(pid, None)
+        if model is None:
+            return  # replaced in the meantime
+        if self.is_unloaded(model) or self._is_replaced(model):
+            self._count_instances()
+        else:
+            self.want(model, problem)
+
+    def is_unloaded(self, model: str) -> bool:
+        """Whether a client has unloaded a model; then it is none of our business."""
+        if self._run.settings.allow_model_control:
+            with contextlib.suppress(OSError, TritonError):
+                if self._run.connection.models().get(model) != "READY":
+                    self._run.state.forget(model)
+                    return True
+        return False
+
+    def end_retired(self) -> None:
+        """Kill replaced instances that have not ended by themselves.
+
+        Triton does not unload a model that died with a request in flight, so the processes of its
+        other instances would stay.
+        """
+        now = time.monotonic()
+        with self._lock:
+            due = [pid for pid, deadline in self._retired.items() if deadline <= now]
+            for pid in due:
+                del self._retired[pid]
+        for pid in self._run.stubs().keys() & set(due) if due else ():
+            _kill(pid)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._stopping.is_set():
+            model, problem, hangs = job
+            if model == TRITON:
+                self._restart(problem)
+            elif not self.is_pending(TRITON):
+                self._heal(model, problem, hangs)
+
+    def _heal(self, model: str, problem: str, hangs: bool) -> None:
+        run, began = self._run, time.monotonic()
+        probe = run.probes.get(model)
+        if probe is None:  # unloaded by a client
+            self._count_instances(healed=model)
+            return
+        run.log.note(f"{model}: {problem}; reloading it")
+        reloads = self._reloads[model]
+        if len(reloads) == _OFTEN and began - reloads[0] < 60:
+            run.state.failing(model, problem, f"waiting {_OFTEN_DELAY:.0f} s, then reloading it")
+            self._stopping.wait(_OFTEN_DELAY)
+        reloads.append(began)
+        for attempt in range(1, _RELOAD_ATTEMPTS + 1):
+            if self._stopping.is_set() or self.is_pending(TRITON):
+                return
+            try:
+                old = self._replace(probe, hangs, gently=attempt < _RELOAD_ATTEMPTS)
+            except (TritonError, OSError) as error:
+                run.log.note(f"{model}: reloading it failed: {error}")
+                run.state.failing(model, str(error), "reloading it again")
+                self._stopping.wait(attempt)
+                continue
+            run.state.reloaded(model)
+            self._count_instances(healed=model, retired=old)
+            run.log.note(f"{model}: answers again, {time.monotonic() - began:.1f} s later")
+            return
+        with self._lock:
+            self._pending.discard(model)
+        self.want(TRITON, f"{model} cannot be reloaded")
+
+    def _replace(self, probe: Probe, hangs: bool, gently: bool) -> set[int]:
+        """Replace a model's instances; returns the processes of the old ones."""
+        run, model = self._run, probe.model
+        old = {pid for pid, name in run.stubs().items() if name == model}
+        with self._lock:
+            for pid in old:
+                self._instances.pop(pid, None)
+        for pid in old:
+            if hangs or is_stopped(pid):
+                _kill(pid)  # Triton then gives up on the requests it has
+        if not gently:
+            run.connection.unload(model, _RELOAD_TIMEOUT)
+            run.connection.load(model, None, _RELOAD_TIMEOUT)
+        else:
+            # Loading a model again does nothing unless its configuration differs. This field
+            # matters only to whom it names a GPU of; a parameter would reach the model's code.
+            config = {**probe.config, "cc_model_filenames": {"reload": str(next(self._serial))}}
+            run.connection.load(model, config, _RELOAD_TIMEOUT)
+        started = time.monotonic()
+        probe.ask(run.connection, _ANSWER_TIMEOUT)
+        run.state.answered(model, time.monotonic() - started)
+        return old
+
+    def _restart(self, problem: str) -> None:
+        run = self._run
+        while not self._stopping.is_set():
+            if time.monotonic() - self._launched > _LASTING:
+                self._delay = _FIRST_DELAY
+            else:
+                run.log.note(f"{problem}; starting it again in {self._delay:.1f} s")
+                self._stopping.wait(self._delay)
+                self._delay = min(2 * self._delay, _LAST_DELAY)
+            run.log.note(f"{problem}; starting it again")
+            run.state.server_down(problem)
+            began = self._launched = time.monotonic()
+            try:
+                run.launch(self._ports)
+            except ServerError as error:
+                problem = str(error)
+                continue
+            self._count_instances(healed=TRITON)
+            run.state.server_up(restarted=True)
+            run.log.note(f"Triton answers again, {time.monotonic() - began:.1f} s later")
+            return
+
+    def _count_instances(self, healed: str | None = None, retired: set[int] | None = None) -> None:
+        """Take the processes that live now for those that must not end."""
+        with self._lock:
+            deadline = time.monotonic() + _RETIREMENT
+            self._retired |= dict.fromkeys(retired or (), deadline)
+            living = self._run.stubs()
+            self._instances = {p: name for p, name in living.items() if p not in self._retired}
+            if healed == TRITON:
+                self._pending.clear()
+            elif healed is not None:
+                self._pending.discard(healed)
+
+    def _is_replaced(self, model: str) -> bool:
+        """Whether a client has loaded a model anew, so that its former processes end."""
+        known = self.instances()
+        return self._run.settings.allow_model_control and any(
+            name == model and pid not in known for pid, name in self._run.stubs().items()
+        )
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

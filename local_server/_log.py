@@ -1,0 +1,160 @@
+"""Triton's log: which lines concern a user, and what a failed start says."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TextIO
+
+_HEADER = re.compile(r"([IWEF])\d{4} [\d:.]+ \d+ \S+\] ?")
+# What Triton complains about on every machine without a GPU, and our own signal to it.
+_NOISE = re.compile(
+    r"pinned.system memory|CudaDriverHelper|unable to create stream|DCGM|NVML|CUDA memory pool"
+    r"|^Signal \(15\) received"
+)
+_TABLE_ROW = re.compile(r"\|(.*?)\|(.*?)\|(.*)\|\s*$")
+
+
+class Log:
+    """Takes Triton's output line by line: keeps the last ones, writes all, shows some.
+
+    Args:
+        show: Called with each line for the terminal.
+        file: Where every line is written.
+        verbose: Show every line, not just warnings, errors and what models print.
+    """
+
+    def __init__(
+        self, show: Callable[[str], None] | None, file: Path | None, verbose: bool
+    ) -> None:
+        self._show = show
+        self._file: TextIO | None = file.open("a", encoding="utf-8") if file else None
+        self._verbose = verbose
+        self._lines: deque[str] = deque(maxlen=2000)
+        self._in_shown = True
+        self._held: list[str] | None = None
+
+    def hold(self) -> None:
+        """Show no more of Triton's lines until `release`: Triton starts."""
+        self._held = []
+
+    def release(self, *, show: bool) -> None:
+        """Show lines again.
+
+        Args:
+            show: Show those that were held too; a failed start has them in its error.
+        """
+        held, self._held = self._held or [], None
+        if show and self._show:
+            for line in held:
+                self._show(line)
+
+    def add(self, line: str) -> None:
+        """Take one line of Triton's."""
+        self._lines.append(line)
+        if self._file:
+            self._file.write(line + "\n")
+            self._file.flush()
+        shown = self._concerns_user(line)
+        if self._verbose or shown:
+            held = self._held
+            if held is not None and not self._verbose:
+                held.append(line)
+            elif self._show:
+                self._show(line)
+
+    def note(self, line: str) -> None:
+        """Take one line of our own: always shown."""
+        if self._file:
+            self._file.write(line + "\n")
+            self._file.flush()
+        if self._show:
+            self._show(line)
+
+    def lines(self) -> list[str]:
+        """The last lines of Triton's."""
+        return list(self._lines)
+
+    def forget(self) -> None:
+        """Drop the kept lines: another Triton starts."""
+        self._lines.clear()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _concerns_user(self, line: str) -> bool:
+        header = _HEADER.match(line)
+        if header:
+            self._in_shown = header[1] != "I" and not _NOISE.search(line)
+            return self._in_shown
+        if _NOISE.search(line):
+            return False
+        # Tables follow information lines; anything else without a header is a model's own output
+        # or the rest of a traceback.
+        return self._in_shown or not (line[:1] in "+|" or not line.strip())
+
+
+def failure(lines: Iterable[str]) -> str:
+    """Say why a Triton that did not start did not, from its log.
+
+    Args:
+        lines: The lines of its log.
+
+    Returns:
+        The models that are not available, each with its reason, or else the errors of the log.
+    """
+    lines = list(lines)
+    models = unavailable_models(lines)
+    if models:
+        return "\n".join(
+            f"model {name!r} does not load: {_explain(reason)}" for name, reason in models.items()
+        )
+    errors = [line for line in lines if re.match(r"[EF]\d{4} |error:|\[libprotobuf ERROR", line)]
+    errors = [line for line in errors if not _NOISE.search(line)]
+    # "failed to load all models" says nothing that the lines before it do not.
+    errors = errors[:-1] if len(errors) > 1 and errors[-1].startswith("error:") else errors
+    errors = errors or lines[-15:]
+    texts = (re.sub(r"^\[libprotobuf ERROR .*?\] ", "", _HEADER.sub("", line)) for line in errors)
+    return "\n".join(text.strip('" ') for text in texts) or "it said nothing"
+
+
+def unavailable_models(lines: Iterable[str]) -> dict[str, str]:
+    """Read the table of models that Triton logs once they are loaded.
+
+    Args:
+        lines: The lines of the log.
+
+    Returns:
+        The models that are not ready, with the reason Triton gives.
+    """
+    reasons: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    in_table = False
+    for line in lines:
+        row = _TABLE_ROW.match(line)
+        if row is None:
+            in_table = in_table and line.startswith("+")
+            continue
+        name, version, status = (cell.strip() for cell in row.groups())
+        if (name, version, status) == ("Model", "Version", "Status"):
+            in_table, reasons, current = True, {}, None
+        elif in_table and name:
+            current = None
+            if status.startswith("UNAVAILABLE"):
+                current = reasons.setdefault(name, [])
+                current.append(status.removeprefix("UNAVAILABLE").lstrip(": "))
+        elif in_table and current is not None:
+            current.append(row[3].rstrip().removeprefix(" "))
+    return {name: "\n".join(parts).strip() for name, parts in reasons.items()}
+
+
+def _explain(reason: str) -> str:
+    for path in re.findall(r"[^\s'\"]+/model\.(?:onnx|plan)\b", reason):
+        if not Path(path).exists():
+            return f"{reason.splitlines()[0]} (run `make model` to get it)"
+    return reason

@@ -1,0 +1,90 @@
+"""What is served equals the in-process pipeline: over both protocols, alone and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detection_client import DetectionClient
+from detserve.detections import Detections
+from detserve.pipeline import Pipeline
+from local_server import TritonServer
+from tests.images import odd_images
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+IMAGES = odd_images()
+THRESHOLDS: list[dict[str, Any]] = [
+    {},
+    {"score_threshold": 0.01},
+    {"score_threshold": 0.05, "iou_threshold": 0.2, "max_detections": 7},
+    {"score_threshold": 0.0, "iou_threshold": 1.0, "max_detections": 300},
+]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.from_repository(REPOSITORY)
+
+
+@pytest.fixture(scope="module", params=["grpc", "http"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def client_of(server: TritonServer, protocol: str) -> DetectionClient:
+    return DetectionClient(server.grpc_url if protocol == "grpc" else server.http_url)
+
+
+@pytest.fixture(scope="module")
+def client(server: TritonServer, protocol: str) -> Iterator[DetectionClient]:
+    with client_of(server, protocol) as client:
+        yield client
+
+
+def assert_same(served: Detections, expected: Detections) -> None:
+    assert len(served) == len(expected)
+    np.testing.assert_array_equal(served.class_ids, expected.class_ids)
+    np.testing.assert_allclose(served.scores, expected.scores, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(served.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=0.01)
+    assert served.labels == expected.labels
+
+
+@pytest.mark.parametrize("thresholds", THRESHOLDS, ids=str)
+@pytest.mark.parametrize("name", IMAGES)
+def test_alone(
+    client: DetectionClient, pipeline: Pipeline, name: str, thresholds: dict[str, Any]
+) -> None:
+    expected = pipeline.detect(IMAGES[name], **thresholds)
+    assert_same(client.detect(IMAGES[name], **thresholds), expected)
+
+
+@pytest.mark.parametrize("thresholds", THRESHOLDS, ids=str)
+def test_in_a_batch_with_images_of_other_sizes(
+    client: DetectionClient, pipeline: Pipeline, thresholds: dict[str, Any]
+) -> None:
+    images = list(IMAGES.values())
+    served = client.detect_batch(images, **thresholds)
+    for image, found in zip(images, served, strict=True):
+        assert_same(found, pipeline.detect(image, **thresholds))
+
+
+def test_with_the_response_cache(
+    cached_server: TritonServer, pipeline: Pipeline, protocol: str
+) -> None:
+    with client_of(cached_server, protocol) as client:
+        for _ in range(2):  # the second time from the cache
+            for image in list(IMAGES.values())[:8]:
+                for thresholds in THRESHOLDS:
+                    expected = pipeline.detect(image, **thresholds)
+                    assert_same(client.detect(image, **thresholds), expected)
+
+
+def test_the_photos_show_what_they_show(client: DetectionClient) -> None:
+    names = ("astronaut", "coffee", "chelsea", "motorcycle_left")
+    shown = [{found.label for found in client.detect(IMAGES[f"{n}, JPEG"])} for n in names]
+    wanted = [{"person"}, {"cup", "dining table"}, {"cat"}, {"motorcycle"}]
+    assert [labels >= want for labels, want in zip(shown, wanted, strict=True)] == [True] * 4
