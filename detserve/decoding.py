@@ -122,6 +122,11 @@ class EncodedImage:
         image = self._image
         with _pillow_errors():
             if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+                if (
+                    image.info.get("progressive")
+                    and self._data.count(START_OF_SCAN) > MAX_JPEG_SCANS
+                ):
+                    raise ImageError(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
                 return _decode_jpeg(self._data, image.size, at_least_wh)
             return _to_rgb(image, at_least_wh)
 
@@ -156,8 +161,6 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decode_jpeg(data: bytes, size_wh: tuple[int, int], at_least_wh: tuple[int, int]) -> UInt8Array:
-    if data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
-        raise ImageError(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
     width, height = size_wh
     # Only the scales of a power of two: libjpeg-turbo is slow at the others.
     shrink = min(width / at_least_wh[0], height / at_least_wh[1])

@@ -78,46 +78,19 @@ class PreprocessSettings:
         return cls(width=width, height=height, **values)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Geometry:
-    """Where an image lies in the model's input.
+    """Where an image lies in the model's input: the tensor ``geometry`` of one image.
 
     A point (x, y) of the image is at (x * scale_x + pad_x, y * scale_y + pad_y) of the input.
 
     Attributes:
-        scale_x: Pixels of the input per pixel of the image, across.
-        scale_y: The same, down.
-        pad_x: Left padding in pixels of the input.
-        pad_y: Top padding in pixels of the input.
-        image_width: Width of the image in pixels, EXIF rotation applied.
-        image_height: Height of the image in pixels, EXIF rotation applied.
+        values: float32 [6]: scale_x, scale_y (pixels of the input per pixel of the image),
+            pad_x, pad_y (pixels of the input), width and height of the image (pixels, EXIF
+            rotation applied).
     """
 
-    scale_x: float
-    scale_y: float
-    pad_x: float
-    pad_y: float
-    image_width: float
-    image_height: float
-
-    def to_array(self) -> Float32Array:
-        """float32 [6], in the order of the attributes: the tensor ``geometry``."""
-        return np.array(
-            (
-                self.scale_x,
-                self.scale_y,
-                self.pad_x,
-                self.pad_y,
-                self.image_width,
-                self.image_height,
-            ),
-            np.float32,
-        )
-
-    @classmethod
-    def from_array(cls, values: Float32Array) -> Geometry:
-        """The inverse of `to_array`."""
-        return cls(*values.tolist())
+    values: Float32Array
 
     def to_image(self, boxes_xyxy: Float32Array) -> Float32Array:
         """Map boxes from the model's input to the image, clipped to it.
@@ -128,10 +101,9 @@ class Geometry:
         Returns:
             float32 [N, 4] in pixels of the image.
         """
-        pad = np.array((self.pad_x, self.pad_y) * 2, np.float32)
-        scale = np.array((self.scale_x, self.scale_y) * 2, np.float32)
-        size = np.array((self.image_width, self.image_height) * 2, np.float32)
-        return np.minimum(np.maximum((boxes_xyxy - pad) / scale, np.float32(0)), size)
+        scale, pad, size = self.values[:2], self.values[2:4], self.values[4:]
+        corners = (boxes_xyxy.reshape(-1, 2, 2) - pad) / scale
+        return np.minimum(np.maximum(corners, np.float32(0)), size).reshape(-1, 4)
 
 
 def preprocess(data: bytes, settings: PreprocessSettings, out: UInt8Array) -> Geometry:
@@ -170,7 +142,8 @@ def preprocess(data: bytes, settings: PreprocessSettings, out: UInt8Array) -> Ge
         area[...] = _oriented(
             cv2.resize(pixels, stored_wh, interpolation=interpolation), image.orientation
         )
-    return Geometry(fitted_wh[0] / width, fitted_wh[1] / height, left, top, width, height)
+    scale = (fitted_wh[0] / width, fitted_wh[1] / height)
+    return Geometry(np.array((*scale, left, top, width, height), np.float32))
 
 
 def _fitted_size(size_wh: tuple[int, int], settings: PreprocessSettings) -> tuple[int, int]:

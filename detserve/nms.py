@@ -115,8 +115,6 @@ def non_maximum_suppression(
     Returns:
         The indices of the kept boxes, ascending.
     """
-    if len(boxes_xyxy) < 2:
-        return np.arange(len(boxes_xyxy))
     suppresses = (box_iou(boxes_xyxy) > iou_threshold) & (classes[:, None] == classes)
     suppresses = np.triu(suppresses, k=1)
     kept = ~suppresses.any(axis=0)
@@ -146,14 +144,19 @@ def select_detections(
         float32 [N, 4] boxes x1 y1 x2 y2 in pixels of the image; float32 [N] scores, descending;
         int32 [N] classes.
     """
-    above = candidates[candidates[:, 4] >= np.float32(settings.score_threshold)]
-    above = above[np.isfinite(above).all(axis=1)]
-    # Sorted by logit in the graph: rounding in the sigmoid can turn neighbours around.
-    above = above[np.argsort(-above[:, 4], kind="stable")]
-    boxes = geometry.to_image(above[:, :4])
-    has_area = ((boxes[:, 2:] > boxes[:, :2]) & (above[:, 2:4] > above[:, :2])).all(axis=1)
-    above, boxes = above[has_area], boxes[has_area]
-    classes = above[:, 5].astype(np.int32)
-    kept = non_maximum_suppression(above[:, :4], classes, settings.iou_threshold)
-    kept = kept[: settings.max_detections]
-    return boxes[kept], np.ascontiguousarray(above[kept, 4]), classes[kept]
+    rows = candidates[candidates[:, 4] >= np.float32(settings.score_threshold)]
+    if len(rows) > 1:
+        # Sorted by logit in the graph: rounding in the sigmoid can turn neighbours around.
+        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    boxes = geometry.to_image(rows[:, :4])
+    extent = rows[:, 2:4] - rows[:, :2]
+    usable = (extent > 0) & (extent < np.inf) & (boxes[:, 2:] > boxes[:, :2])
+    if not usable.all():
+        has_area = usable.all(axis=1)
+        rows, boxes = rows[has_area], boxes[has_area]
+    classes = rows[:, 5].astype(np.int32)
+    if len(rows) > 1:
+        kept = non_maximum_suppression(rows[:, :4], classes, settings.iou_threshold)
+        kept = kept[: settings.max_detections]
+        rows, boxes, classes = rows[kept], boxes[kept], classes[kept]
+    return boxes, np.ascontiguousarray(rows[:, 4]), classes

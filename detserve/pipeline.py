@@ -138,6 +138,4 @@ class Pipeline:
         geometry: Geometry,
         selection: SelectionSettings,
     ) -> Detections:
-        # Through float32, as the geometry travels between the stages of a server.
-        geometry = Geometry.from_array(geometry.to_array())
         return Detections(*select_detections(candidates, geometry, selection), self.labels)

@@ -48,7 +48,7 @@ class TritonPythonModel:
         geometry = np.empty((len(encoded), 6), np.float32)
         for index, data in enumerate(encoded):
             try:
-                geometry[index] = preprocess(data, self._settings, images[index]).to_array()
+                geometry[index] = preprocess(data, self._settings, images[index]).values
             except ImageError as error:
                 place = f"image {index} of {len(encoded)}: " if len(encoded) > 1 else ""
                 return pb_utils.InferenceResponse(

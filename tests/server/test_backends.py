@@ -124,7 +124,7 @@ def test_preprocess_settings(serve: Make, settings: dict[str, str]) -> None:
     expected = np.empty((len(images), 96, 160, 3), np.uint8)
     fit = PreprocessSettings.from_parameters(settings, width=160, height=96)
     geometry = [
-        preprocess(image, fit, out).to_array() for image, out in zip(images, expected, strict=True)
+        preprocess(image, fit, out).values for image, out in zip(images, expected, strict=True)
     ]
     np.testing.assert_array_equal(result.as_numpy("images"), expected)
     np.testing.assert_array_equal(result.as_numpy("geometry"), geometry)

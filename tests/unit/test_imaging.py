@@ -84,7 +84,7 @@ PALETTE = photo().quantize(64)
 def test_formats(data: bytes, expected: Image.Image) -> None:
     out, geometry = fit(data, width=160, height=120)
     assert difference(out, np.asarray(expected.convert("RGB"))) < 2
-    assert geometry == Geometry(1, 1, 0, 0, 160, 120)
+    assert geometry.values.tolist() == [1, 1, 0, 0, 160, 120]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -98,7 +98,7 @@ def test_exif_orientation(image_format: str, orientation: int) -> None:
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     out, geometry = fit(data, width=upright.width, height=upright.height)
     assert difference(out, np.asarray(upright)) < 2
-    assert (geometry.image_width, geometry.image_height) == upright.size
+    assert tuple(geometry.values[4:]) == upright.size
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_exif_orientation(image_format: str, orientation: int) -> None:
     ],
 )
 def test_fit(
-    settings: dict[str, str],
+    settings: dict[str, Any],
     size: tuple[int, int],
     area: tuple[int, int, int, int],
     scale: tuple[float, float],
@@ -126,14 +126,9 @@ def test_fit(
     inside[top:bottom, left:right] = True
     assert (out[inside] == (10, 200, 90)).all()
     assert (out[~inside] == 31).all()
-    assert geometry == Geometry(*scale, left, top, *size)
+    assert geometry.values.tolist() == [*scale, left, top, *size]
     corners = np.array([area], np.float32)
     assert geometry.to_image(corners).tolist() == [[0, 0, *size]]
-
-
-def test_geometry_survives_its_array() -> None:
-    geometry = Geometry(0.5, 0.25, 3, 4, 640, 480)
-    assert Geometry.from_array(geometry.to_array()) == geometry
 
 
 @pytest.mark.parametrize(

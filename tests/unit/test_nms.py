@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from detserve.imaging import Geometry
 from detserve.nms import SelectionSettings, box_iou, non_maximum_suppression, select_detections
 
-IDENTITY = Geometry(1, 1, 0, 0, 300, 300)
+IDENTITY = Geometry(np.array((1, 1, 0, 0, 300, 300), np.float32))
 Array = npt.NDArray[Any]
 
 
@@ -146,7 +146,7 @@ def test_the_best_are_kept() -> None:
 
 def test_boxes_go_back_to_the_image_and_are_clipped() -> None:
     # An image of 600 x 300 in an input of 300 x 300: half the size, 75 pixels above.
-    geometry = Geometry(0.5, 0.5, 0, 75, 600, 300)
+    geometry = Geometry(np.array((0.5, 0.5, 0, 75, 600, 300), np.float32))
     rows = candidates((-10, 75, 150, 150, 0.9, 0), (150, 100, 310, 240, 0.8, 1))
     assert select(rows, geometry) == [([0, 0, 300, 150], 0.9, 0), ([300, 50, 600, 300], 0.8, 1)]
 

@@ -27,6 +27,7 @@ class TritonPythonModel:
             own_parameters(string_parameters(config))
         )
         self._rows = pb_utils.get_output_config_by_name(config, "detection_boxes")["dims"][0]
+        self._check(self._defaults)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer every request by itself."""
@@ -49,9 +50,7 @@ class TritonPythonModel:
         scores = np.zeros((batch, self._rows), np.float32)
         classes = np.zeros((batch, self._rows), np.int32)
         for index, settings in enumerate(self._settings(request, batch)):
-            found = select_detections(
-                candidates[index], Geometry.from_array(geometry[index]), settings
-            )
+            found = select_detections(candidates[index], Geometry(geometry[index]), settings)
             count[index] = n = len(found[1])
             boxes[index, :n], scores[index, :n], classes[index, :n] = found
         return [
@@ -68,10 +67,18 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, name.upper())
             if tensor is not None:
                 given[name] = tensor.as_numpy().ravel().tolist()
-        settings = [
-            self._defaults.override(**{name: values[index] for name, values in given.items()})
+        if not given:
+            return [self._defaults] * batch
+        return [
+            self._check(
+                self._defaults.override(**{name: values[index] for name, values in given.items()})
+            )
             for index in range(batch)
         ]
-        if any(s.max_detections > self._rows for s in settings):
-            raise ValueError(f"max_detections must be at most {self._rows}")
+
+    def _check(self, settings: SelectionSettings) -> SelectionSettings:
+        if settings.max_detections > self._rows:
+            raise ValueError(
+                f"max_detections must be at most {self._rows}, got {settings.max_detections}"
+            )
         return settings

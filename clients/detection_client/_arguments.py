@@ -1,0 +1,112 @@
+"""The command's options."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+from detection_client._base import DEFAULT_MODEL, DEFAULT_TIMEOUT_S
+from detserve import __version__
+
+__all__ = ["DEFAULT_SERVER", "SERVER_VARIABLE", "make_parser"]
+
+DEFAULT_SERVER = "grpc://127.0.0.1:8001"
+SERVER_VARIABLE = "DETSERVE_SERVER"
+
+_DESCRIPTION = "Detect the objects in photos with a DetServe server."
+_EPILOG = f"""\
+examples:
+  detect photo.jpg                             a table of what is found
+  detect photos/ --save annotated/             and pictures with the boxes drawn in
+  detect 'photos/**/*.jpg' --json | jq .image  JSON lines, one for each photo
+  detect photo.jpg --server http://gpu-box:8000 --score-threshold 0.6
+  curl -s https://example.org/cat.jpg | detect -
+
+Into a pipe or a file JSON lines are written, also without --json. The variable {SERVER_VARIABLE}
+names the server too; `make serve` starts one.
+
+exit status: 0 all detected, 1 some photos failed, 2 wrong usage or no server
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="detect",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a photo, a folder, a pattern in quotes, or - for standard input",
+    )
+    add(
+        "--server",
+        metavar="URL",
+        default=os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER,
+        help="grpc://host:8001 or http://host:8000 (now: %(default)s)",
+    )
+    add("--model", default=DEFAULT_MODEL, help="the served model (default: %(default)s)")
+    add("--score-threshold", type=_fraction, metavar="S", help="lowest score to report, 0 to 1")
+    add(
+        "--iou-threshold",
+        type=_fraction,
+        metavar="IOU",
+        help="overlap above which the lower of two boxes goes, 0 to 1",
+    )
+    add("--max-detections", type=_count, metavar="N", help="most detections for a photo")
+    add("--save", type=Path, metavar="DIR", help="write annotated pictures into this folder")
+    add("--json", action="store_true", help="JSON lines, also on a terminal")
+    add(
+        "--timeout",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="SECONDS",
+        help="longest wait for a photo's answer (default: %(default)g)",
+    )
+    add(
+        "--concurrency",
+        type=_count,
+        default=4,
+        metavar="N",
+        help="requests under way at once (default: %(default)s)",
+    )
+    add("--version", action="version", version=f"detect (DetServe) {__version__}")
+    return parser
+
+
+def _fraction(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = _number(text)
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(value)
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value

@@ -1,0 +1,160 @@
+"""What the blocking client and the asyncio one share: options, checks, plans."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from detection_client._address import ServerAddress
+from detection_client._errors import DetectionClientError, InvalidInputError
+from detection_client._flows import Flows, Outcome
+from detection_client._images import ArrayEncoding, ImageInput
+from detserve.detections import Detections
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_RETRIES",
+    "DEFAULT_TIMEOUT_S",
+    "BaseClient",
+    "fatal_error",
+    "finish",
+    "list_images",
+    "plan_chunks",
+]
+
+DEFAULT_MODEL = "detection"
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_RETRIES = 3
+
+
+class BaseClient:
+    """The settings of a client.
+
+    Args:
+        url: ``grpc://host:8001`` or ``http://host:8000``; ``grpcs`` and ``https`` with TLS.
+        model: The name of the model to ask.
+        timeout: Seconds that a call may take, its retries included, unless the call says
+            otherwise.
+        retries: How many times a request is sent again; see `DetectionClient` for when.
+        headers: Headers (gRPC: metadata) to send with every request, such as credentials.
+        concurrency: Most requests that one ``detect_batch`` has under way at once.
+        array_encoding: How arrays are encoded for sending: ``"bmp"``, ``"png"`` (lossless both)
+            or ``"jpeg"``; see `encode_array`.
+        ca_file: A PEM file of the authorities to trust with TLS, in place of the system's.
+
+    Raises:
+        InvalidInputError: The URL or an option is not one of those above.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = DEFAULT_MODEL,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        headers: Mapping[str, str] | None = None,
+        concurrency: int = 4,
+        array_encoding: ArrayEncoding = "bmp",
+        ca_file: str | os.PathLike[str] = "",
+    ) -> None:
+        self._address = ServerAddress.parse(url)
+        self._timeout = _checked_timeout(timeout)
+        if not model:
+            raise InvalidInputError("model must be a model's name")
+        if retries < 0:
+            raise InvalidInputError(f"retries must not be negative, got {retries}")
+        if concurrency < 1:
+            raise InvalidInputError(f"concurrency must be at least 1, got {concurrency}")
+        if array_encoding not in ("bmp", "png", "jpeg"):
+            raise InvalidInputError(
+                f"array_encoding must be 'bmp', 'png' or 'jpeg', not {array_encoding!r}"
+            )
+        if ca_file and not Path(ca_file).is_file():
+            raise InvalidInputError(f"ca_file: there is no file {os.fspath(ca_file)}")
+        self._headers = dict(headers or {})
+        self._concurrency = concurrency
+        self._ca_file = os.fspath(ca_file)
+        self._closed = False
+        self._lock = threading.Lock()
+        self._flows = Flows(str(self._address), model, retries, array_encoding)
+
+    @property
+    def url(self) -> str:
+        """The server's address, with its port."""
+        return str(self._address)
+
+    @property
+    def model(self) -> str:
+        """The name of the model that is asked."""
+        return self._flows.model
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, model={self.model!r})"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client has been closed")
+
+    def _timeout_of(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else _checked_timeout(timeout)
+
+
+def _checked_timeout(timeout: float) -> float:
+    if not (isinstance(timeout, (int, float)) and timeout > 0 and math.isfinite(timeout)):
+        raise InvalidInputError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+    return float(timeout)
+
+
+def list_images(images: Iterable[ImageInput]) -> list[ImageInput]:
+    """The images of a batch; a single one is a mistake, and would be taken apart.
+
+    Raises:
+        InvalidInputError: It is one path or one encoded image.
+    """
+    if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)):
+        raise InvalidInputError("detect_batch takes several images, such as a list of paths")
+    return list(images)
+
+
+def plan_chunks(
+    images: Sequence[ImageInput], max_batch_size: int
+) -> list[list[tuple[int, ImageInput]]]:
+    """Share images out to requests: as few as can be, and of nearly the same size."""
+    numbered = list(enumerate(images))
+    count = math.ceil(len(numbered) / max_batch_size)
+    bounds = [len(numbered) * index // count for index in range(count + 1)] if count else [0]
+    return [numbered[start:end] for start, end in pairwise(bounds)]
+
+
+def fatal_error(outcomes: Iterable[tuple[int, Outcome]]) -> DetectionClientError | None:
+    """An error that the images still to come would meet as well."""
+    for _, outcome in outcomes:
+        if isinstance(outcome, DetectionClientError) and not isinstance(outcome, InvalidInputError):
+            return outcome
+    return None
+
+
+def finish(
+    outcomes: Iterable[tuple[int, Outcome]], *, return_exceptions: bool
+) -> list[Detections] | list[Outcome]:
+    """Put the outcomes in the order of the images, and raise the first error unless told not to.
+
+    Raises:
+        DetectionClientError: Of the first image that failed; it counts the others.
+    """
+    ordered = [outcome for _, outcome in sorted(outcomes, key=lambda pair: pair[0])]
+    if return_exceptions:
+        return ordered
+    errors = [outcome for outcome in ordered if isinstance(outcome, DetectionClientError)]
+    if not errors:
+        return [outcome for outcome in ordered if isinstance(outcome, Detections)]
+    error, others = errors[0], len(errors) - 1
+    if others:
+        noun = "image" if others == 1 else "images"
+        error.args = (f"{error.message} (and {others} other {noun} failed as well)",)
+    raise error

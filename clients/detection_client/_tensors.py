@@ -1,0 +1,120 @@
+"""Images and options -> the model's input tensors, and its output tensors -> detections.
+
+The tensors are the same in gRPC and in HTTP; only the classes that hold them differ.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from detection_client._errors import InvalidInputError, ServerError
+from detserve.detections import Detections
+
+__all__ = ["InferRequest", "Options", "build_inputs", "parse_outputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a request may override; None leaves the server's default.
+
+    Attributes:
+        score_threshold: Lowest score to report, in [0, 1].
+        iou_threshold: Overlap of two boxes of a class above which the lower one goes, in [0, 1].
+        max_detections: Most detections per image, at least 1.
+    """
+
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    max_detections: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "iou_threshold"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise InvalidInputError(f"{name} must be a number from 0 to 1, not {value!r}")
+        most = self.max_detections
+        if most is not None and not (
+            _is_number(most) and math.isfinite(most) and most == int(most) and 1 <= most < 2**31
+        ):
+            raise InvalidInputError(f"max_detections must be an integer from 1, not {most!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One request: encoded images, and the options for all of them."""
+
+    model: str
+    images: tuple[bytes, ...]
+    options: Options
+
+
+class _InputFactory(Protocol):
+    def __call__(self, name: str, shape: list[int], datatype: str, /) -> Any: ...
+
+
+class _Result(Protocol):
+    def as_numpy(self, name: str, /) -> npt.NDArray[Any] | None: ...
+
+
+def build_inputs(make_input: _InputFactory, request: InferRequest) -> list[Any]:
+    """The input tensors of a request, of a protocol's ``InferInput`` class."""
+    shape = [len(request.images), 1]
+    images = np.empty(shape, np.object_)
+    for index, data in enumerate(request.images):
+        images[index, 0] = data
+    options = request.options
+    tensors: list[tuple[str, str, npt.NDArray[Any]]] = [("IMAGE", "BYTES", images)]
+    if options.score_threshold is not None:
+        thresholds = np.full(shape, options.score_threshold, np.float32)
+        tensors.append(("SCORE_THRESHOLD", "FP32", thresholds))
+    if options.iou_threshold is not None:
+        thresholds = np.full(shape, options.iou_threshold, np.float32)
+        tensors.append(("IOU_THRESHOLD", "FP32", thresholds))
+    if options.max_detections is not None:
+        tensors.append(
+            ("MAX_DETECTIONS", "INT32", np.full(shape, options.max_detections, np.int32))
+        )
+    inputs = []
+    for name, datatype, values in tensors:
+        tensor = make_input(name, shape, datatype)
+        tensor.set_data_from_numpy(values)
+        inputs.append(tensor)
+    return inputs
+
+
+def parse_outputs(result: _Result, count: int, labels: tuple[str, ...]) -> list[Detections]:
+    """The detections of each of ``count`` images.
+
+    Raises:
+        ServerError: The answer lacks an output, or has one of an unexpected shape.
+    """
+    outputs = []
+    for name in ("num_detections", "detection_boxes", "detection_scores", "detection_classes"):
+        values = result.as_numpy(name)
+        if values is None or len(values) != count:
+            raise ServerError(
+                f"the model's answer has no usable output {name!r}: is it a detection model?"
+            )
+        outputs.append(values)
+    counts, boxes, scores, classes = outputs
+    # Copies: the outputs are read-only views that would keep the whole answer alive.
+    return [
+        Detections(
+            boxes[index, :found].astype(np.float32),
+            scores[index, :found].astype(np.float32),
+            classes[index, :found].astype(np.int32),
+            labels,
+        )
+        for index, found in enumerate(counts.reshape(count).tolist())
+    ]
