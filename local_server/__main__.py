@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import shutil
 import signal
 import sys
 import threading
@@ -80,9 +82,17 @@ def _greet(server: TritonServer) -> None:
         f"  HTTP     {server.http_url}\n"
         f"  metrics  {server.metrics_url}\n"
         f"  health   {server.health_url}\n"
-        f"Try it:    detect photo.jpg --server {server.grpc_url}\n"
+        f"Try it:    {_detect_command()} photo.jpg --server {server.grpc_url}\n"
         f"Ctrl-C ends it."
     )
+
+
+def _detect_command() -> str:
+    """The command `detect` as it can be typed here: by its path if that is not searched."""
+    if shutil.which("detect") is not None:
+        return "detect"
+    beside = Path(sys.executable).with_name("detect")
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def _say(line: str) -> None:

@@ -12,9 +12,13 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from detection_client import DetectionClient, DetectionClientError
-from detection_client._drawing import draw
-from detection_client._report import ImageReport, render_table
+from detection_client import (
+    DetectionClient,
+    DetectionClientError,
+    ImageReport,
+    draw,
+    render_table,
+)
 from local_server import ServerError, TritonServer
 from photos import PHOTOS, photo_path
 
