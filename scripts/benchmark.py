@@ -96,7 +96,7 @@ def measure_stages_in_process(repository: Path, photos: list[bytes]) -> dict[str
     settings, selection = parts.preprocess_settings(), parts.selection_settings()
     batch = np.empty((1, settings.height, settings.width, 3), np.uint8)
     spent = dict.fromkeys(STAGES, 0.0)
-    rounds = 40
+    rounds = 20
     for index in range(-4, rounds * len(photos)):
         t0 = time.thread_time()
         geometry = preprocess(photos[index % len(photos)], settings, batch[0])
@@ -226,16 +226,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         photos = [jpeg(name) for name in PHOTOS]
     cores = len(os.sched_getaffinity(0))
-    steps = 1 + arguments.rounds * (2 + len(arguments.concurrency))
+    steps = arguments.rounds * (3 + len(arguments.concurrency))
     rounds = []
     with (
         TritonServer(repository) as server,
         tqdm(total=steps, desc="benchmark", unit="run", file=sys.stderr, disable=None) as progress,
     ):
-        stages = measure_stages_in_process(repository, photos)
-        progress.update()
         for _ in range(arguments.rounds):
             one: dict[str, Any] = {"single": None, "limit": None, "ensemble": {}}
+            one["in_process_cpu_ms_per_image"] = measure_stages_in_process(repository, photos)
+            progress.update()
             for name, processes in (("single", 1), ("limit", cores)):
                 one[name] = measure_in_process(repository, photos, processes, arguments.seconds)
                 progress.update()
@@ -251,7 +251,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": {"cores": cores, "processor": processor_name()},
         "photos": {"count": len(photos), "mean_bytes": statistics.mean(map(len, photos))},
         "seconds": arguments.seconds,
-        "in_process_cpu_ms_per_image": stages,
         **median_of(rounds),
         "rounds": rounds,
     }
