@@ -264,6 +264,8 @@ def test_ctrl_c(scheme: str, photos: Path) -> None:
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # Ignored, and inherited as such, where the tests run in a shell's background.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             connection, _ = listener.accept()
             with connection:
