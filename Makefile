@@ -22,10 +22,10 @@ define install
 		% (sys.executable, *v))'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing DetServe [$(1)] into $(VENV) (pinned by requirements.lock)"
-	@$(BIN)/python -m pip install --disable-pip-version-check \
-		--constraint requirements.lock --editable '.[$(1)]' || { \
+	@$(BIN)/python -m pip install --disable-pip-version-check --retries 2 \
+		--constraint requirements.lock --editable '.[$(1)]' 2> $(VENV)/pip-errors.log || { \
 		echo "The packages could not be installed: check that pip reaches its package index" \
-			"(pip config list), then run make again." >&2; exit 1; }
+			"(pip config list), then run make again. Details: $(VENV)/pip-errors.log" >&2; exit 1; }
 	@touch $@
 endef
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-__all__ = ["DetectorEngine", "EngineError", "OnnxRuntimeEngine", "create_session"]
+__all__ = ["ORT_ERRORS", "DetectorEngine", "EngineError", "OnnxRuntimeEngine", "create_session"]
 
 UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
@@ -31,10 +31,10 @@ _EXECUTION_MODE = {
 }
 
 # ONNX Runtime's exceptions have no base of their own.
-_LOAD_ERRORS = (
+ORT_ERRORS = (
     ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf, ort_errors.NoModel, ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
+    ort_errors.InvalidProtobuf, ort_errors.NoModel, ort_errors.NoSuchFile,
+    ort_errors.NotImplemented, ort_errors.RuntimeException,
 )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def create_session(
         return onnxruntime.InferenceSession(
             os.fspath(path), options, providers=["CPUExecutionProvider"]
         )
-    except _LOAD_ERRORS as error:
+    except ORT_ERRORS as error:
         raise EngineError(f"ONNX Runtime cannot load {os.fspath(path)}: {error}") from error
 
 

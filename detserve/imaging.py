@@ -22,6 +22,10 @@ Float32Array = npt.NDArray[np.float32]
 # that averaging over areas is worth its price.
 AREA_AVERAGE_BELOW = 1 / 3
 
+# EXIF orientations that mirror an axis, after those from 5 up have swapped the two.
+MIRRORED_X = (2, 3, 6, 7)
+MIRRORED_Y = (3, 4, 7, 8)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessSettings:
@@ -125,7 +129,8 @@ def preprocess(data: bytes, settings: PreprocessSettings, out: UInt8Array) -> Ge
     width, height = image.size_wh
     fitted_wh = _fitted_size(image.size_wh, settings)
     stored_wh = fitted_wh[::-1] if image.swaps_axes else fitted_wh
-    pixels = image.decode(stored_wh)
+    pixels, reduction = image.decode(stored_wh)
+    height_px, width_px = pixels.shape[:2]
 
     left = top = 0
     if fitted_wh != (settings.width, settings.height):
@@ -134,7 +139,7 @@ def preprocess(data: bytes, settings: PreprocessSettings, out: UInt8Array) -> Ge
             top = (settings.height - fitted_wh[1]) // 2
         out[...] = settings.pad_value
     area = out[top : top + fitted_wh[1], left : left + fitted_wh[0]]
-    shrink = min(stored_wh[0] / pixels.shape[1], stored_wh[1] / pixels.shape[0])
+    shrink = min(stored_wh[0] / width_px, stored_wh[1] / height_px)
     interpolation = cv2.INTER_AREA if shrink < AREA_AVERAGE_BELOW else cv2.INTER_LINEAR
     if image.orientation == 1:
         cv2.resize(pixels, stored_wh, dst=area, interpolation=interpolation)
@@ -142,8 +147,15 @@ def preprocess(data: bytes, settings: PreprocessSettings, out: UInt8Array) -> Ge
         area[...] = _oriented(
             cv2.resize(pixels, stored_wh, interpolation=interpolation), image.orientation
         )
-    scale = (fitted_wh[0] / width, fitted_wh[1] / height)
-    return Geometry(np.array((*scale, left, top, width, height), np.float32))
+    # A reduced image covers up to k - 1 more pixels than there are (see `EncodedImage.decode`), at
+    # its right and bottom as stored.
+    covered = (reduction * width_px, reduction * height_px)
+    if image.swaps_axes:
+        covered = covered[::-1]
+    scale_x, scale_y = fitted_wh[0] / covered[0], fitted_wh[1] / covered[1]
+    pad_x = left + (covered[0] - width) * scale_x * (image.orientation in MIRRORED_X)
+    pad_y = top + (covered[1] - height) * scale_y * (image.orientation in MIRRORED_Y)
+    return Geometry(np.array((scale_x, scale_y, pad_x, pad_y, width, height), np.float32))
 
 
 def _fitted_size(size_wh: tuple[int, int], settings: PreprocessSettings) -> tuple[int, int]:
@@ -159,8 +171,8 @@ def _oriented(pixels: UInt8Array, orientation: int) -> UInt8Array:
     """Apply an EXIF orientation (CIPA DC-008: 2-4 mirror or turn, 5-8 swap the axes as well)."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
+    if orientation in MIRRORED_X:
         pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
+    if orientation in MIRRORED_Y:
         pixels = pixels[::-1]
     return pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -50,12 +51,14 @@ class DetectorRepository:
             RepositoryError: A model is missing, or the ensemble has not three steps.
         """
         self._path = Path(path)
-        steps = read_model_config(self._path / ensemble).ensemble_scheduling.step
+        ensemble_config = read_model_config(self._path / ensemble)
+        steps = ensemble_config.ensemble_scheduling.step
         if len(steps) != 3:
             raise RepositoryError(
                 f"{ensemble} in {self._path} is no detection ensemble: it has {len(steps)} steps;"
                 " preprocess, detector and postprocess are wanted"
             )
+        self._ensemble = ensemble_config
         self.preprocess, self.detector, self.postprocess = (
             read_model_config(self._path / step.model_name) for step in steps
         )
@@ -94,6 +97,12 @@ class DetectorRepository:
             return ()
         path = self._path / self.detector.name / name
         return tuple(path.read_text(encoding="utf-8").splitlines())
+
+    def served_labels(self) -> list[str]:
+        """The same names as clients read them: the ensemble's parameter ``labels``."""
+        text = self._ensemble.parameters["labels"].string_value
+        labels: list[str] = json.loads(text) if text else []
+        return labels
 
 
 def _own_parameters(config: ModelConfig) -> dict[str, str]:

@@ -13,8 +13,11 @@ from local_server._healer import Healer
 from local_server._http import Statistics, TritonError
 from local_server._probe import Probe
 from local_server._run import Run
+from local_server._watch import cpu_seconds
 
 _ANSWER_TIMEOUT = 4.0
+_BUSY_LIMIT = 60.0  # seconds that a model may compute without answering anybody
+_BUSY = 0.25  # of a core, by which a model's processes count as computing
 _FAILURES = 2  # so many failed inferences in a row are taken seriously
 _ENSEMBLE_FAILURES = 5  # its parts are asked by themselves, and healed first
 
@@ -35,7 +38,10 @@ class Asker:
         self._model = model
         self._stopping = stopping
         self._seen: Statistics | None = None
-        self.thread = threading.Thread(target=self._work, name=f"ask-{model}", daemon=True)
+        self._silent_since: float | None = None
+        self.thread = threading.Thread(
+            target=run.state.guard, args=(self._work,), name=f"ask-{model}", daemon=True
+        )
 
     def _work(self) -> None:
         failures = 0
@@ -65,12 +71,12 @@ class Asker:
             now = connection.statistics(self._model)
             latency_s = self._latency_s(now)
             if latency_s is None:
-                started = time.monotonic()
+                started, cpu_before = time.monotonic(), self._cpu_seconds()
                 try:
                     probe.ask(connection, _ANSWER_TIMEOUT)
                 except TimeoutError:
-                    if connection.statistics(self._model).answered > now.answered:
-                        return None, False  # it answers others: the queue is long, that is all
+                    if self._is_busy(now, started, self._cpu_seconds() - cpu_before):
+                        return None, False
                     return f"no answer within {_ANSWER_TIMEOUT:.0f} s", not probe.parts
                 except TritonError as error:
                     if error.busy:
@@ -79,7 +85,7 @@ class Asker:
                         raise
                 latency_s = time.monotonic() - started
                 now = now._replace(answered=now.answered + 1)  # our own does not count next time
-            self._seen = now
+            self._seen, self._silent_since = now, None
             self._healer.answered(self._model, latency_s)
             return None, False
         except TritonError as error:
@@ -88,6 +94,19 @@ class Asker:
             return str(error), False
         except OSError as error:
             return f"Triton does not answer: {error}", False
+
+    def _cpu_seconds(self) -> float:
+        return cpu_seconds(p for p, model in self._run.stubs().items() if model == self._model)
+
+    def _is_busy(self, before: Statistics, since: float, cpu_s: float) -> bool:
+        """Whether a model that did not answer us has a long queue or long requests, no more."""
+        after = self._run.connection.statistics(self._model)
+        if after.answered + after.failed > before.answered + before.failed:
+            self._silent_since = None
+            return True
+        self._silent_since = self._silent_since or since
+        now = time.monotonic()
+        return cpu_s > _BUSY * (now - since) and now - self._silent_since < _BUSY_LIMIT
 
     def _latency_s(self, now: Statistics) -> float | None:
         """The mean latency of what others asked since last time; None if there was nothing.

@@ -58,7 +58,9 @@ class Healer:
         self._delay = _FIRST_DELAY
         self._launched = time.monotonic()
         self._count_instances()
-        self.thread = threading.Thread(target=self._work, name="heal", daemon=True)
+        self.thread = threading.Thread(
+            target=run.state.guard, args=(self._work,), name="heal", daemon=True
+        )
 
     def stop(self) -> None:
         """Take no more work; `stopping` is set."""
@@ -207,7 +209,7 @@ class Healer:
             began = self._launched = time.monotonic()
             try:
                 run.launch(self._ports)
-            except ServerError as error:
+            except (ServerError, OSError) as error:
                 problem = str(error)
                 continue
             self._count_instances(healed=TRITON)

@@ -80,6 +80,8 @@ def choose_ports(host: str, requested: Mapping[str, int | None]) -> Ports:
         PortBusyError: If a port that was asked for is taken, or asked for twice.
         ServerError: If the address cannot be bound at all.
     """
+    if ":" in host:
+        raise ServerError(f"{host}: IPv6 addresses are not supported; give an IPv4 address or name")
     asked = [port for port in requested.values() if port]
     chosen: dict[str, int] = {}
     moved: dict[str, int] = {}

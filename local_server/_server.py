@@ -154,10 +154,6 @@ class TritonServer:
         """What the health endpoint answers."""
         return self._state.snapshot()
 
-    def log_lines(self) -> list[str]:
-        """The last lines of Triton's log."""
-        return self._log.lines()
-
     def start(self) -> None:
         """Start Triton and wait until every model has answered an inference.
 
@@ -167,14 +163,17 @@ class TritonServer:
         if self._run is not None:
             raise ServerError("the server is started already")
         self._state = ServerState()
-        self._log = Log(self._show, self._log_file, verbose=self._verbose)
         try:
+            self._log = Log(self._show, self._log_file, verbose=self._verbose)
             self._run = Run(self._settings, self._state, self._log)
             self._start_on_free_ports(self._run)
             if self._supervise:
                 self._supervisor = Supervisor(self._run, self.ports)
                 self._supervisor.start()
             self._state.server_up()
+        except OSError as error:
+            self.kill()
+            raise ServerError(f"the server cannot be set up: {error}") from error
         except BaseException:
             self.kill()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -40,6 +41,16 @@ class ServerState:
         self._models: dict[str, ModelState] = {}
         self._problem: str | None = "starting"
         self._restarts = 0
+
+    def guard(self, work: Callable[[], None]) -> None:
+        """Do a supervisor thread's work; if it fails, nobody watches, and the health says so."""
+        ended_well = False
+        try:
+            work()
+            ended_well = True
+        finally:
+            if not ended_well:
+                self.server_down("the supervisor has failed; start the server again")
 
     def server_down(self, problem: str) -> None:
         """Triton does not run."""

@@ -35,7 +35,9 @@ class Supervisor:
         self._run = run
         self._stopping = threading.Event()
         self._healer = Healer(run, ports, self._stopping)
-        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._watcher = threading.Thread(
+            target=run.state.guard, args=(self._watch,), name="watch", daemon=True
+        )
         self._askers: dict[str, Asker] = {}
 
     def start(self) -> None:

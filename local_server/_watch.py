@@ -7,6 +7,7 @@ import os
 import re
 import select
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from local_server._guardian import processes
@@ -32,11 +33,26 @@ def stubs(prefix: str) -> dict[int, str]:
     return found
 
 
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """The CPU time that processes have used, together; those that are gone count as none."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped, as by SIGSTOP; a debugger's stop does not count."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str | None:
+    """The state of a process, as the kernel abbreviates it; None if there is none."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return None
 
 
 class Watch:
@@ -49,11 +65,9 @@ class Watch:
     def __init__(self, patience: float = 0.5) -> None:
         self._patience = patience
         self._descriptors: dict[int, int] = {}  # process -> pidfd
+        self._without_descriptor: set[int] = set()  # looked for in /proc instead
         self._stopped: dict[int, float] = {}  # process -> since when
         self._poll = select.poll()
-
-    def __contains__(self, pid: int) -> bool:
-        return pid in self._descriptors
 
     def watch(self, pids: set[int]) -> set[int]:
         """Watch these processes and no others.
@@ -66,12 +80,16 @@ class Watch:
         """
         for pid in self._descriptors.keys() - pids:
             self._drop(pid)
+        self._without_descriptor.clear()
         gone = set()
         for pid in pids - self._descriptors.keys():
             try:
                 descriptor = os.pidfd_open(pid)
             except ProcessLookupError:
                 gone.add(pid)
+                continue
+            except OSError:  # an old kernel, a sandbox, or no descriptors left
+                self._without_descriptor.add(pid)
                 continue
             self._descriptors[pid] = descriptor
             self._poll.register(descriptor, select.POLLIN)
@@ -91,9 +109,12 @@ class Watch:
         ended = {pid for pid, descriptor in self._descriptors.items() if descriptor in ready}
         for pid in ended:
             self._drop(pid)
+        ended |= {pid for pid in self._without_descriptor if _state(pid) in (None, "Z")}
         now = time.monotonic()
         self._stopped = {
-            pid: self._stopped.get(pid, now) for pid in self._descriptors if is_stopped(pid)
+            pid: self._stopped.get(pid, now)
+            for pid in self._descriptors.keys() | self._without_descriptor - ended
+            if is_stopped(pid)
         }
         return ended, {pid for pid, since in self._stopped.items() if now - since >= self._patience}
 

@@ -7,6 +7,7 @@ model's configuration.
 from __future__ import annotations
 
 import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,33 +28,58 @@ class TritonPythonModel:
         self._settings = PreprocessSettings.from_parameters(
             own_parameters(string_parameters(config)), width=width, height=height
         )
-        # Decoding releases the interpreter lock: with cores to spare, a batch is decoded at once.
+        warnings.simplefilter("ignore")  # Pillow's, of odd metadata in an image
+        # Decoding releases the interpreter lock: with cores to spare, images are decoded at once.
         threads = threads_per_instance(config)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer every request by itself: one bad image spoils none of the others."""
-        if self._pool is not None and len(requests) > 1:
-            return list(self._pool.map(self._answer, requests))
-        return [self._answer(request) for request in requests]
+        batches = [_Batch(request, self._settings) for request in requests]
+        work = [(batch, index) for batch in batches for index in range(len(batch.encoded))]
+        if self._pool is not None and len(work) > 1:
+            list(self._pool.map(lambda item: item[0].fit(item[1]), work))
+        else:
+            for batch, index in work:
+                batch.fit(index)
+        return [batch.response() for batch in batches]
 
     def finalize(self) -> None:
         """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _answer(self, request: Any) -> Any:
-        encoded = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().ravel()
-        images = np.empty((len(encoded), self._settings.height, self._settings.width, 3), np.uint8)
-        geometry = np.empty((len(encoded), 6), np.float32)
-        for index, data in enumerate(encoded):
-            try:
-                geometry[index] = preprocess(data, self._settings, images[index]).values
-            except ImageError as error:
-                place = f"image {index} of {len(encoded)}: " if len(encoded) > 1 else ""
-                return pb_utils.InferenceResponse(
-                    error=pb_utils.TritonError(f"{place}{error}", pb_utils.TritonError.INVALID_ARG)
-                )
+
+class _Batch:
+    """The images of one request, and what becomes of them."""
+
+    def __init__(self, request: Any, settings: PreprocessSettings) -> None:
+        self.encoded = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().ravel()
+        self._settings = settings
+        count = len(self.encoded)
+        self._images = np.empty((count, settings.height, settings.width, 3), np.uint8)
+        self._geometry = np.empty((count, 6), np.float32)
+        self._errors: dict[int, ImageError] = {}
+
+    def fit(self, index: int) -> None:
+        """Decode one image and fit it to the detector's input."""
+        try:
+            geometry = preprocess(self.encoded[index], self._settings, self._images[index])
+        except ImageError as error:
+            self._errors[index] = error
+        else:
+            self._geometry[index] = geometry.values
+
+    def response(self) -> Any:
+        """The tensors, or what was wrong with the first bad image."""
+        if self._errors:
+            index = min(self._errors)
+            many = len(self.encoded) > 1
+            place = f"image {index} of {len(self.encoded)}: " if many else ""
+            message = f"{place}{self._errors[index]}"
+            return pb_utils.InferenceResponse(
+                error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+            )
         return pb_utils.InferenceResponse(
-            [pb_utils.Tensor("images", images), pb_utils.Tensor("geometry", geometry)]
+            [pb_utils.Tensor("images", self._images), pb_utils.Tensor("geometry", self._geometry)]
         )

@@ -69,6 +69,11 @@ def install(model: Path, repository_dir: Path, version: int) -> Path:
     """
     repository = DetectorRepository(repository_dir)
     check(model, repository)
+    if list(repository.labels()) != repository.served_labels():
+        raise RepositoryError(
+            f"{repository.detector.name}/labels.txt and the parameter 'labels' of the ensemble"
+            " are different lists: make them the same"
+        )
     target: Path = repository_dir / repository.detector.name / str(version) / "model.onnx"
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".tmp")

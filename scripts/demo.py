@@ -55,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f" {server.grpc_url} and {server.http_url}",
                 highlight=False,
             )
+            for name, default in server.ports.moved.items():
+                console.print(f"Port {default} is taken: {name} has {getattr(server.ports, name)}.")
             with DetectionClient(server.grpc_url) as client:
+                client.model_info()  # connects, so that no photo's time counts that
                 reports = [detect_and_save(client, name, args.output) for name in PHOTOS]
         finally:
             with console.status("Stopping Triton"):

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 import detector_ssd
 from detector_graph import DetectorImportError
+from detserve.engines import ORT_ERRORS
 from fetch_model import COCO_SSD
 from import_tfjs import COCO_SSD_CUT, import_graph
 from tfjs_format import TfjsImportError
@@ -85,7 +86,7 @@ def verify(path: Path) -> None:
         singles = [
             session.run(["candidates"], {"images": images[i : i + 1]})[0][0] for i in range(4)
         ]
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+    except (*ORT_ERRORS, IndexError, TypeError, ValueError) as error:
         raise DetectorImportError(f"{path} does not run in ONNX Runtime: {error}") from error
     # Sorted by logit: the sigmoids of neighbours may differ by a rounding error.
     if not (np.isfinite(batch).all() and (np.diff(batch[..., 4], axis=1) <= 1e-6).all()):

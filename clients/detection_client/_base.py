@@ -26,6 +26,8 @@ __all__ = [
     "plan_chunks",
 ]
 
+LONGEST_TIMEOUT_S = 1_000_000  # what gRPC and asyncio count in ends somewhere above
+
 DEFAULT_MODEL = "detection"
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 3
@@ -76,7 +78,7 @@ class BaseClient:
             )
         if ca_file and not Path(ca_file).is_file():
             raise InvalidInputError(f"ca_file: there is no file {os.fspath(ca_file)}")
-        self._headers = dict(headers or {})
+        self._headers = _checked_headers(headers or {})
         self._concurrency = concurrency
         self._ca_file = os.fspath(ca_file)
         self._closed = False
@@ -105,9 +107,19 @@ class BaseClient:
 
 
 def _checked_timeout(timeout: float) -> float:
-    if not (isinstance(timeout, (int, float)) and timeout > 0 and math.isfinite(timeout)):
-        raise InvalidInputError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+    if not (isinstance(timeout, (int, float)) and 0 < timeout <= LONGEST_TIMEOUT_S):
+        raise InvalidInputError(
+            f"timeout must be a number of seconds above 0 and up to {LONGEST_TIMEOUT_S:,},"
+            f" not {timeout!r}"
+        )
     return float(timeout)
+
+
+def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not name or not f"{name}{value}".isprintable():
+            raise InvalidInputError(f"header {name!r}: {value!r} is not printable text")
+    return dict(headers)
 
 
 def list_images(images: Iterable[ImageInput]) -> list[ImageInput]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,10 +15,23 @@ from PIL import Image
 
 from detection_client._errors import InvalidInputError
 
-__all__ = ["ArrayEncoding", "ImageInput", "describe_image", "encode_array", "read_image"]
+__all__ = [
+    "PILLOW_ERRORS",
+    "ArrayEncoding",
+    "ImageInput",
+    "describe_image",
+    "encode_array",
+    "read_image",
+]
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | npt.NDArray[Any]"
 ArrayEncoding = Literal["bmp", "png", "jpeg"]
+
+# What Pillow raises on files that it cannot read or write, beside OSError.
+PILLOW_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
+    EOFError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "bmp": {"format": "BMP"},

@@ -24,7 +24,7 @@ from detection_client._errors import (
     ServerUnavailableError,
 )
 from detection_client._files import STDIN, Source
-from detection_client._images import read_image
+from detection_client._images import PILLOW_ERRORS, read_image
 from detection_client._report import ImageReport
 from detserve.detections import Detections
 
@@ -134,8 +134,9 @@ def _size_wh(data: bytes) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-            return image.size[::-1] if turned else image.size
-    except Exception:  # noqa: BLE001 - Pillow raises many kinds; the size is an extra
+            # Pillow turns a TIFF itself.
+            return image.size[::-1] if turned and image.format != "TIFF" else image.size
+    except PILLOW_ERRORS:  # the size is an extra
         return None
 
 
@@ -153,5 +154,5 @@ def _save(data: bytes, found: Detections, target: Path) -> None:
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
-    except Exception as error:  # Pillow's decoders raise many kinds
+    except PILLOW_ERRORS as error:
         raise SaveError(f"cannot save {target}: {error}") from error

@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from detection_client import DetectionClient
 from detserve.detections import Detections
+from detserve.engines import OnnxRuntimeEngine
+from detserve.imaging import preprocess
+from detserve.nms import non_maximum_suppression
 from detserve.pipeline import Pipeline
+from detserve.repository import DetectorRepository
 from local_server import TritonServer
 from tests.images import odd_images
 
@@ -81,6 +86,30 @@ def test_with_the_response_cache(
                 for thresholds in THRESHOLDS:
                     expected = pipeline.detect(image, **thresholds)
                     assert_same(client.detect(image, **thresholds), expected)
+
+
+def test_suppression_of_real_candidates_matches_opencv() -> None:
+    repository = DetectorRepository(REPOSITORY)
+    engine = OnnxRuntimeEngine(repository.model_file())
+    fit = repository.preprocess_settings()
+    batch = np.empty((1, fit.height, fit.width, 3), np.uint8)
+    suppressed = 0
+    for image in IMAGES.values():
+        preprocess(image, fit, batch[0])
+        rows = engine.infer(batch)[0]
+        boxes_xywh = np.hstack([rows[:, :2], rows[:, 2:4] - rows[:, :2]])
+        for threshold in (0.3, 0.5, 0.6):
+            ours = non_maximum_suppression(rows[:, :4], rows[:, 5], threshold)
+            theirs = cv2.dnn.NMSBoxesBatched(
+                boxes_xywh.tolist(),
+                rows[:, 4].tolist(),
+                rows[:, 5].astype(int).tolist(),
+                0.0,
+                threshold,
+            )
+            assert ours.tolist() == sorted(np.asarray(theirs).tolist())
+            suppressed += len(rows) - len(ours)
+    assert suppressed > 1000
 
 
 def test_the_photos_show_what_they_show(client: DetectionClient) -> None:

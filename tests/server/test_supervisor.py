@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class TritonPythonModel:
     def execute(self, requests):
         while (self.folder / "hang").exists():
             time.sleep(0.1)
+        while (self.folder / "compute").exists():
+            pass
         if (self.folder / "fail").exists():
             raise RuntimeError("told to fail")
         tensors = [pb_utils.get_input_tensor_by_name(r, "X").as_numpy() for r in requests]
@@ -258,6 +261,25 @@ def test_hanging_model(sleeper: Path) -> None:
         wait_for(lambda: health(server)[0] == 200, RECOVERY)
         # The model would have gone on by itself; it was replaced because it seemed not to.
         assert old.isdisjoint(server.stub_pids())
+
+
+def test_a_model_that_computes_for_long_is_left_alone(sleeper: Path) -> None:
+    with on_any_ports(sleeper / "models", check_interval=0.2) as server:
+        old = set(server.stub_pids())
+        address = server.grpc_url.removeprefix("grpc://")
+        (sleeper / "compute").touch()
+        with (
+            ThreadPoolExecutor(1) as pool,
+            triton_grpc.InferenceServerClient(address) as client,
+        ):
+            tensor = triton_grpc.InferInput("X", [1, 2], "FP32")
+            tensor.set_data_from_numpy(np.zeros((1, 2), np.float32))
+            answer = pool.submit(client.infer, "sleeper", [tensor])
+            time.sleep(7)  # more than the supervisor waits for an answer of its own
+            (sleeper / "compute").unlink()
+            assert answer.result(30).as_numpy("Y").shape == (1, 2)
+        assert health(server)[0] == 200
+        assert set(server.stub_pids()) == old
 
 
 def test_failing_model(sleeper: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
 from detserve.decoding import EncodedImage
@@ -149,8 +150,9 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale(
         encode(photo(*size).convert("CMYK"), "JPEG", quality=95),
     ):
         image = EncodedImage(data, max_bytes=2**20, max_pixels=2**20)
-        pixels = image.decode(target)
+        pixels, reduction = image.decode(target)
         assert (pixels.shape[1], pixels.shape[0]) == decoded
+        assert reduction == -(-size[0] // decoded[0])
         expected = photo(*size).resize(decoded, Image.Resampling.BOX)
         assert difference(pixels, np.asarray(expected)) < 4
 
@@ -205,18 +207,70 @@ def test_at_the_limits() -> None:
     fit(data, max_bytes=len(data), max_pixels=160 * 120)
 
 
-def test_stray_bytes_between_segments_are_tolerated() -> None:
-    data = encode(photo(), "JPEG")
-    assert data.endswith(b"\xff\xd9")
-    out, _ = fit(data[:-2] + b"\0\0\0" + data[-2:])
-    assert difference(out, fit(data)[0]) < 1
+def test_stray_bytes_do_not_hide_a_truncation() -> None:
+    data = encode(photo(640, 480), "JPEG", progressive=True)
+    second_scan = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    damaged = data[:second_scan] + b"\0\0\0" + data[second_scan:]
+    with pytest.raises(ImageError, match="truncated or corrupt"):
+        fit(damaged[: len(damaged) // 2])
 
 
-def test_too_many_scans() -> None:
-    data = encode(photo(), "JPEG", progressive=True)
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(2401, 1801), (1207, 903)])
+def test_boxes_are_not_shifted_by_a_reduced_scale(size: tuple[int, int], orientation: int) -> None:
+    pixels = np.full((size[1], size[0], 3), 255, np.uint8)
+    box = (round(size[0] * 0.9), round(size[1] * 0.8))  # top left corner of a dark area
+    pixels[box[1] :, box[0] :] = 0
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(pixels)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encode(stored, "PNG", exif=exif))))
+    dark = np.argwhere(np.asarray(upright.convert("L")) < 128)
+    (top, left), (bottom, right) = dark.min(axis=0), dark.max(axis=0) + 1
+
+    def edge(profile: UInt8Array) -> float:
+        """Where brightness crosses the middle, in pixels."""
+        values = profile.astype(float)
+        crossing = int(np.flatnonzero(np.diff(values > 128))[0])
+        step = (128 - values[crossing]) / (values[crossing + 1] - values[crossing])
+        return float(crossing + 0.5 + step)
+
+    out, geometry = fit(encode(stored, "JPEG", quality=95, exif=exif), width=300, height=300)
+    grey = out[:, :, 0]
+    at = geometry.values
+    row = int((top + bottom) / 2 * at[1] + at[3])
+    column = int((left + right) / 2 * at[0] + at[2])
+    found = np.array([[edge(grey[row]), edge(grey[:, column])] * 2], np.float32)
+    x, y = geometry.to_image(found)[0, :2]
+    # Of the 8 pixels that the scale 1/8 makes one of; uncorrected it would be up to 7.
+    assert min(abs(x - left), abs(x - right)) < 1
+    assert min(abs(y - top), abs(y - bottom)) < 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_too_many_scans(mode: str) -> None:
+    data = encode(photo().convert(mode), "JPEG", progressive=True)
     start = data.rindex(b"\xff\xda")
     with pytest.raises(ImageError, match="scans"):
         fit(data[:start] + data[start:-2] * 200 + data[-2:])
+
+
+def test_too_large_tiles() -> None:
+    stream = io.BytesIO()
+    pixels = np.zeros((10, 10), np.uint8)
+    tifffile.imwrite(stream, pixels, tile=(1024, 1024), photometric="minisblack")
+    with pytest.raises(ImageTooLargeError, match="tiles of 1024 x 1024"):
+        fit(stream.getvalue(), max_pixels=1_000_000)
+    fit(stream.getvalue(), max_pixels=1024 * 1024)
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_polarity_of_16_bit_tiff(photometric: str) -> None:
+    samples = np.full((96, 96), 60_000, np.uint16)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, samples, photometric=photometric)
+    expected = 60_000 if photometric == "minisblack" else 65_535 - 60_000
+    assert abs(int(fit(stream.getvalue())[0][0, 0, 0]) - expected / 257) < 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -252,7 +253,7 @@ class TestAsker:
 
     @pytest.fixture
     def ask(self, model: FakeModel) -> Callable[[], tuple[str | None, bool]]:
-        run: Any = SimpleNamespace(connection=model)
+        run: Any = SimpleNamespace(connection=model, stubs=dict, state=ServerState())
         healer: Any = FakeHealer()
         asker = Asker(run, healer, "m", threading.Event())
         return lambda: asker._ask(Probe({"name": "m"}))
@@ -423,6 +424,21 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+def test_a_supervisor_that_fails_is_no_healthy_server() -> None:
+    state = ServerState()
+    state.server_up()
+    state.guard(lambda: None)
+    assert state.snapshot()["status"] == "ok"
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        state.guard(fail)
+    assert state.snapshot()["status"] != "ok"
+    assert "supervisor" in state.snapshot()["problem"]
+
+
 class TestWatch:
     def test_end(self, sleeper: subprocess.Popen[bytes]) -> None:
         watch = Watch()
@@ -433,6 +449,22 @@ class TestWatch:
         assert watch.wait(0) == (set(), set())
         sleeper.wait()
         assert watch.watch({sleeper.pid}) == {sleeper.pid}
+        watch.close()
+
+    def test_where_there_are_no_pidfds(
+        self, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_pid: int) -> int:
+            raise OSError(errno.ENOSYS, "not implemented")
+
+        monkeypatch.setattr(os, "pidfd_open", refuse)  # stands for an old kernel
+        watch = Watch()
+        assert watch.watch({sleeper.pid}) == set()
+        assert watch.wait(0) == (set(), set())
+        sleeper.kill()
+        os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+        assert watch.watch({sleeper.pid}) == set()
+        assert watch.wait(0) == ({sleeper.pid}, set())
         watch.close()
 
     def test_stop(self, sleeper: subprocess.Popen[bytes]) -> None:

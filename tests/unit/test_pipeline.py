@@ -140,6 +140,16 @@ def test_a_fitting_model_is_installed(
     assert DetectorRepository(repository).model_file() == installed
 
 
+def test_labels_have_to_agree(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.zeros((300, 6), np.float32)
+    model = write_detector(tmp_path / "fits.onnx", size=300, rows=rows)
+    (repository / "detector/labels.txt").write_text("cat\ndog\n")
+    assert build_repository([str(model), "--repository", str(repository)]) == 1
+    assert "different lists" in capsys.readouterr().err
+
+
 def test_a_model_that_does_not_fit_is_refused(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
