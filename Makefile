@@ -17,9 +17,12 @@ help: ## Show the targets
 
 # One stamp a set of extras: the demo does not install the test tools.
 define install
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) \
-		else "DetServe needs Python 3.11 or 3.12, and %s is %d.%d: make $@ PYTHON=/path/to/python3.11" \
-		% (sys.executable, *v))'
+	@test -n "$(PYTHON)" || { echo "DetServe needs Python 3.11 or 3.12, and there is no python3" \
+		"on PATH: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON))" -c 'import sys; \
+		v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else \
+		"DetServe needs Python 3.11 or 3.12, and %s is %d.%d: remove $(VENV) if it is there, and " \
+		"make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" % ((sys.executable,) + v))'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing DetServe [$(1)] into $(VENV) (pinned by requirements.lock)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --retries 2 \

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from local_server import _guardian
 
-_TEMPORARY = Path("/tmp")  # where Triton's Python backend makes its folders, whatever TMPDIR says
+_TEMPORARY = _guardian._TEMPORARY
 
 
 class Leftovers:

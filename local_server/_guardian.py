@@ -25,6 +25,7 @@ from pathlib import Path
 
 _PROGRAMS = ("tritonserver", "triton_python_backend_stub")
 _SHARED_MEMORY = Path("/dev/shm")
+_TEMPORARY = Path("/tmp")  # where Triton's Python backend makes its folders, whatever TMPDIR says
 
 
 def processes(prefix: str) -> Iterator[tuple[int, list[str]]]:
@@ -72,6 +73,12 @@ def clean(prefix: str, folder: Path, empty_folders: list[str]) -> None:
     for name in empty_folders:
         with contextlib.suppress(OSError):
             Path(name).rmdir()
+    # Those of a reloaded model, too. Their names do not tell whose they are, so only where nobody
+    # can own them: no Triton runs.
+    if not any(processes("")):
+        for stale in _TEMPORARY.glob("python_env_*"):
+            with contextlib.suppress(OSError):
+                stale.rmdir()
 
 
 def _wait_for_end(launcher: int) -> list[str]:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import defaultdict, deque
 
+from local_server._cleanup import python_environments
 from local_server._errors import ServerError
 from local_server._http import TritonError
 from local_server._ports import Ports
@@ -182,6 +183,7 @@ class Healer:
         for pid in old:
             if hangs or is_stopped(pid):
                 _kill(pid)  # Triton then gives up on the requests it has
+        before, since = python_environments(), time.time()
         if not gently:
             run.connection.unload(model, _RELOAD_TIMEOUT)
             run.connection.load(model, None, _RELOAD_TIMEOUT)
@@ -190,6 +192,7 @@ class Healer:
             # matters only to whom it names a GPU of; a parameter would reach the model's code.
             config = {**probe.config, "cc_model_filenames": {"reload": str(next(self._serial))}}
             run.connection.load(model, config, _RELOAD_TIMEOUT)
+        run.leftovers.note_folders(before, since)
         started = time.monotonic()
         probe.ask(run.connection, _ANSWER_TIMEOUT)
         run.state.answered(model, time.monotonic() - started)

