@@ -1,7 +1,7 @@
 """Object detection as plain Python: decode, letterbox, detect, suppress.
 
-Nothing here knows Triton or the network; ``preprocess_backend`` and
-``model_repository/postprocess`` adapt these functions to Triton tensors.
+Nothing here needs a server; ``preprocess_backend`` and ``model_repository/postprocess`` adapt
+these functions to Triton tensors.
 Importing the package is cheap: the submodules bring their own dependencies.
 """
 
