@@ -51,7 +51,7 @@ def serve(tmp_path: Path) -> Iterator[Make]:
     def make(config: str) -> TritonServer:
         name = "tiny" if "tiny" in config else "fit"
         version = tmp_path / name / "1"
-        version.mkdir(parents=True)
+        version.mkdir(parents=True, exist_ok=True)
         (tmp_path / name / "config.pbtxt").write_text(config)
         if name == "tiny":
             write_detector(version / "model.onnx")
@@ -90,6 +90,19 @@ def test_onnxruntime_settings(serve: Make, settings: str) -> None:
     candidates = infer(server, "tiny", "images", images, "UINT8").as_numpy("candidates")
     assert candidates.shape == (2, 3, 6)
     np.testing.assert_allclose(candidates[:, 0], [[10, 10, 60, 60, 0.9, 1]] * 2, atol=1e-6)
+
+
+def test_onnxruntime_thread_count(serve: Make, tmp_path: Path) -> None:
+    threads = []
+    for count in (1, 4):
+        instance = "instance_group [ { kind: KIND_CPU count: 1 } ]"
+        (tmp_path / "tiny/config.pbtxt").unlink(missing_ok=True)
+        server = serve(f"{ONNX_MODEL} {instance} {parameters(intra_op_thread_count=str(count))}")
+        server.start()
+        (stub,) = server.stub_pids()
+        threads.append(len(list(Path(f"/proc/{stub}/task").iterdir())))
+        server.stop()
+    assert threads[1] - threads[0] == 3  # one works in the caller's thread
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,12 @@ def test_with_the_response_cache(
 ) -> None:
     with client_of(cached_server, protocol) as client:
         for _ in range(2):  # the second time from the cache
-            for image in list(IMAGES.values())[:8]:
-                for thresholds in THRESHOLDS:
+            for thresholds in THRESHOLDS:
+                images = list(IMAGES.values())
+                batch = client.detect_batch(images, **thresholds)
+                for image, found in zip(images, batch, strict=True):
                     expected = pipeline.detect(image, **thresholds)
+                    assert_same(found, expected)
                     assert_same(client.detect(image, **thresholds), expected)
 
 
