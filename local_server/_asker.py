@@ -96,7 +96,8 @@ class Asker:
             return f"Triton does not answer: {error}", False
 
     def _cpu_seconds(self) -> float:
-        return cpu_seconds(p for p, model in self._run.stubs().items() if model == self._model)
+        instances = self._healer.instances().items()
+        return cpu_seconds(pid for pid, model in instances if model == self._model)
 
     def _is_busy(self, before: Statistics, since: float, cpu_s: float) -> bool:
         """Whether a model that did not answer us has a long queue or long requests, no more."""

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from local_server import _guardian
 
-_TEMPORARY = _guardian._TEMPORARY
-
 
 class Leftovers:
     """A server's temporary folder and prefix, and the process that cleans up in the end.
@@ -73,22 +71,18 @@ class Leftovers:
 
 def python_environments() -> set[str]:
     """The folders that Python backends made for packed environments."""
-    return {str(path) for path in _TEMPORARY.glob("python_env_*")}
+    return {str(path) for path in _guardian.TEMPORARY.glob("python_env_*")}
 
 
 def _another_started(prefix: str, since: float) -> bool:
     """Whether a Triton that is not ours started in the 10 s before `since` or later."""
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     ticks = os.sysconf("SC_CLK_TCK")
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if not process.name.isdigit():
-                continue
-            arguments = (process / "cmdline").read_bytes()
-            name = Path(os.fsdecode(arguments.split(b"\0")[0])).name
-            if name != "tritonserver" or prefix.encode() in arguments:
-                continue
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
+    for pid, arguments in _guardian.processes(""):
+        if Path(arguments[0]).name != "tritonserver" or any(prefix in part for part in arguments):
+            continue
+        with contextlib.suppress(OSError):  # it may be gone
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             if boot + int(fields[19]) / ticks > since - 10:
                 return True
     return False

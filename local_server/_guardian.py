@@ -25,7 +25,7 @@ from pathlib import Path
 
 _PROGRAMS = ("tritonserver", "triton_python_backend_stub")
 _SHARED_MEMORY = Path("/dev/shm")
-_TEMPORARY = Path("/tmp")  # where Triton's Python backend makes its folders, whatever TMPDIR says
+TEMPORARY = Path("/tmp")  # where Triton's Python backend makes its folders, whatever TMPDIR says
 
 
 def processes(prefix: str) -> Iterator[tuple[int, list[str]]]:
@@ -76,7 +76,7 @@ def clean(prefix: str, folder: Path, empty_folders: list[str]) -> None:
     # Those of a reloaded model, too. Their names do not tell whose they are, so only where nobody
     # can own them: no Triton runs.
     if not any(processes("")):
-        for stale in _TEMPORARY.glob("python_env_*"):
+        for stale in TEMPORARY.glob("python_env_*"):
             with contextlib.suppress(OSError):
                 stale.rmdir()
 

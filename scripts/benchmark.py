@@ -111,22 +111,13 @@ def measure_stages_in_process(repository: Path, photos: list[bytes]) -> dict[str
     return {stage: seconds / rounds / len(photos) * 1e3 for stage, seconds in spent.items()}
 
 
-def server_cpu_s(pid: int) -> dict[str, float]:
+def server_cpu_s(server: TritonServer) -> dict[str, float]:
     """CPU seconds that the server's processes have used: Triton itself, and every model's stubs."""
-    server = psutil.Process(pid)
     used = dict.fromkeys(("triton", *STAGES), 0.0)
-    for process in (server, *server.children(recursive=True)):
-        try:
-            times, command = process.cpu_times(), " ".join(process.cmdline())
-        except psutil.NoSuchProcess:
-            continue
-        owner = "triton" if process.pid == pid else _stage_of(command)
+    for pid, owner in {server.pid: "triton", **server.stub_pids()}.items():
+        times = psutil.Process(pid).cpu_times()
         used[owner] += times.user + times.system
     return used
-
-
-def _stage_of(stub_command: str) -> str:
-    return next((stage for stage in STAGES if f"/{stage}" in stub_command), "triton")
 
 
 def stage_times(
@@ -190,14 +181,14 @@ def measure_ensemble(
         threads = [threading.Thread(target=ask, args=(n,)) for n in range(concurrency)]
         for thread in threads:
             thread.start()
-        stats_before, cpu_before = stage_times(statistics_of), server_cpu_s(server.pid)
+        stats_before, cpu_before = stage_times(statistics_of), server_cpu_s(server)
         client_before, start = time.process_time(), time.perf_counter()
         deadline[0] = start + seconds
         begin.wait()
         for thread in threads:
             thread.join()
         elapsed, client_cpu = time.perf_counter() - start, time.process_time() - client_before
-        cpu_after = server_cpu_s(server.pid)
+        cpu_after = server_cpu_s(server)
         stages = stage_times(statistics_of, stats_before)
     everything = [latency for mine in latencies for latency in mine]
     per_image = 1e3 / len(everything)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from detection_client._images import over_white
 from detserve.detections import Detection, Detections
 
 __all__ = ["class_color", "draw"]
@@ -69,8 +70,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         samples = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((samples + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return over_white(image)
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "ImageInput",
     "describe_image",
     "encode_array",
+    "over_white",
     "read_image",
 ]
 
@@ -96,8 +97,7 @@ def encode_array(array: npt.NDArray[Any], encoding: ArrayEncoding = "bmp") -> by
         raise InvalidInputError(f"the image array is empty: {list(array.shape)}")
     picture = Image.fromarray(np.ascontiguousarray(array))
     if picture.mode == "RGBA":
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture).convert("RGB")
+        picture = over_white(picture)
     buffer = io.BytesIO()
     try:
         picture.save(buffer, **_SAVE_OPTIONS[encoding])
@@ -106,6 +106,12 @@ def encode_array(array: npt.NDArray[Any], encoding: ArrayEncoding = "bmp") -> by
             f"cannot encode an array of {list(array.shape)} as {encoding}: {error}"
         ) from error
     return buffer.getvalue()
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """An image with transparency as RGB over white, as the server sees it."""
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def describe_image(image: object) -> str:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from tritonclient import grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
@@ -20,10 +19,6 @@ from tests.images import broken_images
 CAT = jpeg("chelsea")
 
 
-def stub_pids(server: TritonServer) -> set[int]:
-    return {process.pid for process in psutil.Process(server.pid).children(recursive=True)}
-
-
 def assert_is_the_cat(found: Detections) -> None:
     assert [one.label for one in found] == ["cat"]
 
@@ -32,7 +27,7 @@ def assert_is_the_cat(found: Detections) -> None:
 def test_broken_images(server: TritonServer, protocol: str) -> None:
     broken = broken_images()
     assert len(broken) >= 200
-    stubs = stub_pids(server)
+    stubs = server.stub_pids()
     refusals: dict[str, str] = {}
     with DetectionClient(server.grpc_url if protocol == "grpc" else server.http_url) as client:
         for number, (what, data) in enumerate(broken):
@@ -49,7 +44,7 @@ def test_broken_images(server: TritonServer, protocol: str) -> None:
     assert len(refusals) >= 200
     unclear = {w: m for w, m in refusals.items() if "Traceback" in m or not 20 < len(m) < 300}
     assert unclear == {}
-    assert stub_pids(server) == stubs
+    assert server.stub_pids() == stubs
 
 
 def test_a_bad_image_spoils_no_other_request(server: TritonServer) -> None:

@@ -242,6 +242,9 @@ class FakeHealer:
     def answered(self, _: str, latency_s: float) -> None:
         self.latencies.append(latency_s)
 
+    def instances(self) -> dict[int, str]:
+        return {}
+
     def is_unloaded(self, _: str) -> bool:
         return False
 
@@ -253,7 +256,7 @@ class TestAsker:
 
     @pytest.fixture
     def ask(self, model: FakeModel) -> Callable[[], tuple[str | None, bool]]:
-        run: Any = SimpleNamespace(connection=model, stubs=dict, state=ServerState())
+        run: Any = SimpleNamespace(connection=model, state=ServerState())
         healer: Any = FakeHealer()
         asker = Asker(run, healer, "m", threading.Event())
         return lambda: asker._ask(Probe({"name": "m"}))
