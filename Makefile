@@ -4,16 +4,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL := model_repository/detector/1/model.onnx
-IMPORTER := $(wildcard scripts/tfjs_*.py scripts/detector_*.py scripts/import_*.py) \
-	scripts/fetch_model.py scripts/build_repository.py
+IMPORTER := $(wildcard scripts/tfjs_*.py scripts/families/*.py scripts/import_*.py) \
+	scripts/contract.py scripts/fetch_model.py scripts/build_repository.py
 EXTRAS := local,model,photos
-DEV_EXTRAS := $(EXTRAS),benchmark,dev
+DEV_EXTRAS := $(EXTRAS),benchmark,evaluate,openvino,optimize,dev
+LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve test lint format benchmark parity clean
+.PHONY: help model demo serve test test-lab lint format benchmark parity clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # One stamp a set of extras: the demo does not install the test tools.
 define install
@@ -38,6 +39,11 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 $(VENV)/.installed-dev: pyproject.toml requirements.lock | $(VENV)/.installed
 	$(call install,$(DEV_EXTRAS))
 
+$(VENV)/.installed-lab: tests/lab/packages.txt $(VENV)/.installed-dev
+	$(call install,$(LAB_EXTRAS))
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation \
+		--requirement tests/lab/packages.txt
+
 $(MODEL): $(IMPORTER) | $(VENV)/.installed
 	@$(BIN)/python scripts/build_repository.py
 
@@ -51,6 +57,9 @@ serve: $(MODEL) ## Run the server in the foreground (ARGS="--http-port 9000" and
 
 test: $(VENV)/.installed-dev $(MODEL) ## Run the tests (ARGS="tests/unit -k nms" and so on)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-lab: $(VENV)/.installed-lab $(MODEL) ## Run the tests that need PyTorch, TensorRT-RTX and other packages
+	@$(BIN)/python -m pytest $(or $(ARGS),tests/lab)
 
 lint: $(VENV)/.installed-dev ## Check style and types
 	@$(BIN)/ruff check .

@@ -15,8 +15,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from tritonclient.grpc.model_config_pb2 import DataType
 
-from detector_graph import DetectorImportError
 from detserve.repository import DetectorRepository, RepositoryError
+from families.graph import DetectorImportError
 from fetch_model import DEFAULT_DESTINATION, FetchError, fetch_coco_ssd
 from import_detector import import_coco_ssd
 from tfjs_format import TfjsImportError

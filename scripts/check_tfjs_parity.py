@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from detector_graph import DetectorImportError
-from detector_ssd import COCO_COLUMNS
+from families.graph import DetectorImportError
+from families.ssd import COCO_COLUMNS
 from fetch_model import DEFAULT_DESTINATION, FetchError, fetch_coco_ssd, find_npm, run_npm
 from import_detector import import_coco_ssd
 from tfjs_format import TfjsImportError

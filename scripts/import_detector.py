@@ -12,30 +12,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
-import detector_ssd
-from detector_graph import DetectorImportError
+from contract import DetectorInfo
 from detserve.engines import ORT_ERRORS
+from families import FAMILIES, DetectorImportError
 from fetch_model import COCO_SSD
 from import_tfjs import COCO_SSD_CUT, import_graph
 from tfjs_format import TfjsImportError
-
-
-class Family(NamedTuple):
-    """How the models of one architecture are folded, and how their images are resized."""
-
-    fold: Callable[[onnx.ModelProto], onnx.ModelProto]
-    resize: str
-
-
-FAMILIES = {"ssd": Family(detector_ssd.fold, resize="stretch")}
 
 
 def fold(raw: onnx.ModelProto, family: str, source: str = "") -> onnx.ModelProto:
@@ -59,14 +49,10 @@ def fold(raw: onnx.ModelProto, family: str, source: str = "") -> onnx.ModelProto
     except onnx.checker.ValidationError as error:
         raise DetectorImportError(f"the raw model is not valid ONNX: {error}") from error
     model = FAMILIES[family].fold(raw)
-    height, width = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:3])
-    metadata = {
-        "family": family,
-        "source": source,
-        "input_size_hw": f"{height}x{width}",
-        "resize": FAMILIES[family].resize,
-    }
-    onnx.helper.set_model_props(model, metadata)
+    info = replace(
+        DetectorInfo.of(model), family=family, source=source, resize=FAMILIES[family].resize
+    )
+    info.write_to(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -12,9 +12,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import detector_ssd
 import import_detector
-from detector_graph import CANDIDATES, DetectorImportError
+from contract import CANDIDATES, DetectorInfo
+from families import ssd
+from families.graph import DetectorImportError
 
 Array = npt.NDArray[Any]
 SIZE_HW = (20, 24)
@@ -108,7 +109,7 @@ def random_images(count: int) -> Array:
 @pytest.mark.parametrize("squeeze", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(
-    ("columns", "kept"), [(91, detector_ssd.COCO_COLUMNS), (6, (1, 2, 3, 4, 5)), (2, (1,))]
+    ("columns", "kept"), [(91, ssd.COCO_COLUMNS), (6, (1, 2, 3, 4, 5)), (2, (1,))]
 )
 def test_candidates_are_the_exact_best_pairs(
     columns: int, kept: tuple[int, ...], batch: int, squeeze: bool
@@ -154,9 +155,9 @@ def test_the_model_serves_the_contract() -> None:
     assert [dim.dim_value for dim in shape[1:]] == [*SIZE_HW, 3]
     (reader,) = (node for node in model.graph.node if "images" in node.input)
     assert reader.op_type == "Cast"  # TensorRT takes UINT8 inputs that are cast at once
-    assert {prop.key: prop.value for prop in model.metadata_props} == {
-        "family": "ssd", "source": "package@1.2.3", "input_size_hw": "20x24", "resize": "stretch",
-    }  # fmt: skip
+    assert DetectorInfo.of(model) == DetectorInfo(
+        family="ssd", source="package@1.2.3", input_size_wh=(24, 20), resize="stretch"
+    )
 
 
 def test_the_fold_is_deterministic_and_leaves_the_raw_model_alone() -> None:
@@ -171,8 +172,8 @@ def test_the_fold_is_deterministic_and_leaves_the_raw_model_alone() -> None:
 
 def test_coco_columns_are_the_80_labels() -> None:
     labels = (ROOT / "model_repository/detector/labels.txt").read_text().splitlines()
-    assert len(labels) == len(set(labels)) == len(detector_ssd.COCO_COLUMNS) == 80
-    ids = dict(zip(labels, detector_ssd.COCO_COLUMNS, strict=True))
+    assert len(labels) == len(set(labels)) == len(ssd.COCO_COLUMNS) == 80
+    ids = dict(zip(labels, ssd.COCO_COLUMNS, strict=True))
     # Ids around the gaps, from COCO's list of categories.
     assert ids["person"] == 1
     assert (ids["fire hydrant"], ids["stop sign"]) == (11, 13)
@@ -216,7 +217,7 @@ def test_other_graphs_are_refused(raw: onnx.ModelProto, family: str, message: st
 
 
 def test_too_few_anchors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector_ssd, "CANDIDATES", ANCHORS + 1)
+    monkeypatch.setattr(ssd, "CANDIDATES", ANCHORS + 1)
     with pytest.raises(DetectorImportError, match="420 anchors are too few for 421"):
         import_detector.fold(raw_ssd(), "ssd")
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-CANDIDATES = 300  # rows of `candidates`: K0 of the pipeline's contract
+from contract import CANDIDATES
 
 
 class DetectorImportError(ValueError):

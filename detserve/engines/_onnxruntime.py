@@ -1,20 +1,24 @@
-"""Engines: a batch of uint8 images in, candidates out."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-__all__ = ["ORT_ERRORS", "DetectorEngine", "EngineError", "OnnxRuntimeEngine", "create_session"]
+from detserve.engines._base import EngineError, Float32Array, UInt8Array
 
-UInt8Array = npt.NDArray[np.uint8]
-Float32Array = npt.NDArray[np.float32]
+__all__ = [
+    "ORT_ERRORS",
+    "ExecutionMode",
+    "GraphOptimization",
+    "OnnxRuntimeEngine",
+    "create_session",
+]
 
 GraphOptimization = Literal["disable", "basic", "extended", "all"]
 ExecutionMode = Literal["sequential", "parallel"]
@@ -36,29 +40,6 @@ ORT_ERRORS = (
     ort_errors.InvalidProtobuf, ort_errors.NoModel, ort_errors.NoSuchFile,
     ort_errors.NotImplemented, ort_errors.RuntimeException,
 )  # fmt: skip
-
-
-class EngineError(RuntimeError):
-    """A model cannot be loaded, or it is no detector of this project's contract."""
-
-
-class DetectorEngine(Protocol):
-    """What the pipeline asks of an engine."""
-
-    input_size_wh: tuple[int, int]
-    """Width and height of the model's input in pixels."""
-
-    def infer(self, images: UInt8Array) -> Float32Array:
-        """Detect on a batch.
-
-        Args:
-            images: uint8 [N, H, W, 3], RGB, of the model's input size.
-
-        Returns:
-            float32 [N, K0, 6]: x1 y1 x2 y2 in pixels of the input, score, class; by descending
-            score.
-        """
-        ...
 
 
 def create_session(

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from detector_graph import CANDIDATES, DetectorImportError, GraphBuilder
+import coco
+from contract import CANDIDATES
+from families.graph import DetectorImportError, GraphBuilder
 
 Array = npt.NDArray[Any]
 
-# COCO's category ids run from 1 to 90 with ten gaps; heads trained on them have 91 columns,
-# background first. In order, the ids in use are the 80 contiguous classes.
-_COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-COCO_COLUMNS = tuple(column for column in range(1, 91) if column not in _COCO_GAPS)
+# Heads trained on COCO have 91 columns, background first and the categories by their ids.
+COCO_COLUMNS = coco.CATEGORY_IDS
 # TensorFlow's box coder: encodings are ty tx th tw, scaled by 10 10 5 5.
 _CENTER_SCALE, _SIZE_SCALE = 10.0, 5.0
 _TX_TY_TW_TH = (1, 0, 3, 2)

@@ -1,0 +1,25 @@
+"""COCO's 80 classes, which most public detectors are trained on.
+
+Lin et al., Microsoft COCO: Common Objects in Context, 2014.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CATEGORY_IDS", "LABELS"]
+
+LABELS = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
+    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
+    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
+    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
+    "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
+    "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+
+# The categories are numbered from 1 to 90 with ten gaps: in order, the ids in use are the classes.
+_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in _GAPS)
