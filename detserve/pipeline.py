@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detserve.detections import Detections
-from detserve.engines import DetectorEngine, OnnxRuntimeEngine
+from detserve.engines import DetectorEngine, load_engine
 from detserve.imaging import Geometry, PreprocessSettings, preprocess
 from detserve.nms import SelectionSettings, select_detections
 from detserve.repository import DetectorRepository
@@ -70,7 +70,12 @@ class Pipeline:
         """
         repository = DetectorRepository(path, ensemble)
         return cls(
-            OnnxRuntimeEngine(repository.model_file(), intra_op_threads=intra_op_threads),
+            load_engine(
+                repository.model_file(),
+                repository.backend,
+                intra_op_threads=intra_op_threads,
+                parameters=repository.detector_parameters(),
+            ),
             repository.preprocess_settings(),
             repository.selection_settings(),
             repository.labels(),

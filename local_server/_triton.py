@@ -3,7 +3,7 @@
 In NVIDIA's container `tritonserver` is on PATH and complete. The `nvidia-pytriton` wheel carries
 the same program, but not set up: its libraries and those of the interpreter are not on the
 library path, the Python backend lacks the stub of the running Python, and there is no backend for
-ONNX models.
+ONNX models: ours stand in.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from pathlib import Path
 from local_server._errors import ServerError
 
 _HERE = Path(__file__).resolve().parent
-_PREPROCESS_BACKEND = _HERE.parent / "preprocess_backend"
-_ONNXRUNTIME_BACKEND = _HERE / "onnxruntime_backend"
+# Those named after Triton's own stand in for them where it has none.
+_OURS = {
+    "preprocess_backend": _HERE.parent / "preprocess_backend",
+    "onnxruntime": _HERE / "onnxruntime_backend",
+    "openvino": _HERE / "openvino_backend",
+}
 _STUB = "triton_python_backend_stub"
 
 
@@ -130,6 +134,12 @@ def _shared_python() -> Path | None:
     )
 
 
+def backend_names(triton: Triton) -> set[str]:
+    """The backends that a Triton has here: its own and ours."""
+    own = {path.name for path in triton.backends.iterdir() if path.is_dir()}
+    return {*own, *_OURS}
+
+
 def link_backends(triton: Triton, folder: Path) -> None:
     """Fill a folder with links to every backend: those of Triton, and ours beside them.
 
@@ -148,7 +158,6 @@ def link_backends(triton: Triton, folder: Path) -> None:
             shutil.copy2(triton.stub, folder / "python" / _STUB)
         else:
             (folder / backend.name).symlink_to(backend)
-    ours = {"preprocess_backend": _PREPROCESS_BACKEND, "onnxruntime": _ONNXRUNTIME_BACKEND}
-    for name, backend in ours.items():
-        if not (folder / name).exists():  # the container's own onnxruntime is the better one
+    for name, backend in _OURS.items():
+        if not (folder / name).exists():
             (folder / name).symlink_to(backend)

@@ -8,14 +8,13 @@ cores of the machine.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import triton_python_backend_utils as pb_utils
-
 from detserve.engines import ExecutionMode, GraphOptimization, create_session
 from detserve.model_config import string_parameters, threads_per_instance
+from local_server._stand_in import Array, StandIn
 
 # As the container's backend reads them.
 EXECUTION_MODES: dict[str, ExecutionMode] = {"0": "sequential", "1": "parallel"}
@@ -42,17 +41,17 @@ def setting(choices: dict[str, Choice], name: str, value: object) -> Choice:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value}") from None
 
 
-class TritonPythonModel:
+class TritonPythonModel(StandIn):
     """One instance of an ONNX model."""
 
-    def initialize(self, args: dict[str, str]) -> None:
+    file_name = "model.onnx"
+
+    def load(self, path: Path, config: Mapping[str, Any]) -> None:
         """Load the model's file."""
-        config = json.loads(args["model_config"])
         parameters = string_parameters(config)
         graph = config.get("optimization", {}).get("graph", {})
-        file_name = config.get("default_model_filename") or "model.onnx"
         self._session = create_session(
-            Path(args["model_repository"]) / args["model_version"] / file_name,
+            path,
             intra_op_threads=int(parameters.get("intra_op_thread_count", 0))
             or threads_per_instance(config),
             inter_op_threads=int(parameters.get("inter_op_thread_count", 0)),
@@ -63,22 +62,8 @@ class TritonPythonModel:
                 GRAPH_LEVELS, "optimization.graph.level", graph.get("level", 0)
             ),
         )
-        self._inputs = [tensor["name"] for tensor in config["input"]]
-        self._outputs = [tensor["name"] for tensor in config["output"]]
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Run every request by itself: on a CPU a batch takes as long as its images one by one."""
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: Any) -> Any:
-        feed = {
-            name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            for name in self._inputs
-        }
-        arrays = self._session.run(self._outputs, feed)
-        return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor(name, array)
-                for name, array in zip(self._outputs, arrays, strict=True)
-            ]
-        )
+    def run(self, feed: dict[str, Array]) -> list[Array]:
+        """Compute the outputs of one request."""
+        arrays: list[Array] = self._session.run(self.outputs, feed)
+        return arrays

@@ -1,4 +1,4 @@
-"""The two Python-based backends in a real Triton, with models and settings of their own."""
+"""The Python-based backends in a real Triton, with models and settings of their own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ backend: "onnxruntime"
 max_batch_size: 4
 input [ { name: "images" data_type: TYPE_UINT8 dims: [ 96, 96, 3 ] } ]
 output [ { name: "candidates" data_type: TYPE_FP32 dims: [ 3, 6 ] } ]
+"""
+OPENVINO_MODEL = """
+name: "tiny"
+backend: "openvino"
+default_model_filename: "model.onnx"
+input [ { name: "images" data_type: TYPE_UINT8 dims: [ -1, 96, 96, 3 ] } ]
+output [ { name: "candidates" data_type: TYPE_FP32 dims: [ -1, 3, 6 ] } ]
+instance_group [ { kind: KIND_CPU count: 2 } ]
 """
 PREPROCESS_MODEL = """
 name: "fit"
@@ -117,6 +125,44 @@ def test_onnxruntime_thread_count(serve: Make, tmp_path: Path) -> None:
 def test_onnxruntime_wrong_settings(serve: Make, settings: str, message: str) -> None:
     with pytest.raises(ServerError, match=message):
         serve(ONNX_MODEL + settings).start()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "",
+        parameters(HINT_BF16="YES", NUM_STREAMS="1", PERFORMANCE_HINT="latency"),
+        parameters(INFERENCE_NUM_THREADS="2", NUM_STREAMS="AUTO"),
+    ],
+)
+def test_openvino_settings(serve: Make, settings: str) -> None:
+    pytest.importorskip("openvino")
+    server = serve(OPENVINO_MODEL + settings)
+    server.start()
+    for batch in (1, 3):
+        images = np.zeros((batch, 96, 96, 3), np.uint8)
+        candidates = infer(server, "tiny", "images", images, "UINT8").as_numpy("candidates")
+        assert candidates.shape == (batch, 3, 6)
+        np.testing.assert_allclose(candidates[:, 0], [[10, 10, 60, 60, 0.9, 1]] * batch, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (parameters(HINT_BF16="maybe"), "HINT_BF16 must be one of YES, got MAYBE"),
+        (parameters(NUM_STREAMS="-1"), "NUM_STREAMS must be one of AUTO, NUMA, a number, got -1"),
+        (parameters(INFERENCE_NUM_THREADS="all"), "must be a non-negative number, got ALL"),
+        (parameters(PERFORMANCE_HINT="fast"), "PERFORMANCE_HINT must be one of LATENCY, THROUGH"),
+        ("max_batch_size: 4", "takes batches of exactly that size"),
+    ],
+)
+def test_openvino_wrong_settings(serve: Make, settings: str, message: str) -> None:
+    pytest.importorskip("openvino")
+    config = OPENVINO_MODEL + settings
+    if "max_batch_size" in settings:
+        config = config.replace("-1, ", "")
+    with pytest.raises(ServerError, match=message):
+        serve(config).start()
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,9 @@ import io
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from build_repository import main as build_repository
 from detserve.engines import EngineError, OnnxRuntimeEngine
 from detserve.imaging import ImageError, PreprocessSettings
 from detserve.nms import SelectionSettings
@@ -126,38 +124,3 @@ def test_repository_errors(repository: Path, model: str, old: str, new: str, mes
 
     with pytest.raises(RepositoryError, match=message):
         read()
-
-
-def test_a_fitting_model_is_installed(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = np.zeros((300, 6), np.float32)
-    model = write_detector(tmp_path / "fits.onnx", size=300, rows=rows)
-    assert build_repository([str(model), "--repository", str(repository), "--version", "2"]) == 0
-    installed = repository / "detector/2/model.onnx"
-    assert installed.read_bytes() == model.read_bytes()
-    assert str(installed) in capsys.readouterr().err
-    assert DetectorRepository(repository).model_file() == installed
-
-
-def test_labels_have_to_agree(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = np.zeros((300, 6), np.float32)
-    model = write_detector(tmp_path / "fits.onnx", size=300, rows=rows)
-    (repository / "detector/labels.txt").write_text("cat\ndog\n")
-    assert build_repository([str(model), "--repository", str(repository)]) == 1
-    assert "different lists" in capsys.readouterr().err
-
-
-def test_a_model_that_does_not_fit_is_refused(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = write_detector(tmp_path / "small.onnx", size=96)
-    garbage = tmp_path / "garbage.onnx"
-    garbage.write_bytes(b"garbage")
-    assert build_repository([str(model), "--repository", str(repository)]) == 1
-    assert "input images UINT8 [96, 96, 3]" in capsys.readouterr().err
-    assert build_repository([str(garbage), "--repository", str(repository)]) == 1
-    assert "cannot be read as an ONNX model" in capsys.readouterr().err
-    assert not (repository / "detector/1/model.onnx").exists()
