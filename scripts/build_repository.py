@@ -1,22 +1,32 @@
-"""Put a detector into the model repository; by default SSDLite-MobileNetV2, fetched and imported.
+"""Put a detector into a model repository; by default SSDLite-MobileNetV2, fetched and imported.
 
-A model is refused if its tensors are not those that the repository's configurations declare.
+Without an ensemble of that name, one is made for the model: its configurations come from the
+metadata of the model's file. With one, the model becomes its next version, if it fits: the same
+input, resizing and labels. Triton serves the newest version, and a running one takes it when the
+model is loaded anew. --list, --rollback and --remove work on a repository without a model.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
-from google.protobuf.message import DecodeError
-from tritonclient.grpc.model_config_pb2 import DataType
-
+from assembly import (
+    DEFAULT_ENSEMBLE,
+    ENGINES,
+    Installed,
+    NotCheckableError,
+    Serving,
+    check_served,
+    install,
+    list_ensembles,
+    remove,
+    roll_back,
+)
 from detserve.repository import DetectorRepository, RepositoryError
-from families.graph import DetectorImportError
+from families import DetectorImportError
 from fetch_model import DEFAULT_DESTINATION, FetchError, fetch_coco_ssd
 from import_detector import import_coco_ssd
 from tfjs_format import TfjsImportError
@@ -25,83 +35,221 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = ROOT / "build/models/coco-ssd/model.onnx"
 
 
-def signature(graph: onnx.GraphProto) -> list[str]:
-    """A graph's inputs and outputs, less their batch dimension, as the configurations say them."""
-    lines = []
-    for kind, tensors in (("input", graph.input), ("output", graph.output)):
-        for tensor in tensors:
-            name = onnx.TensorProto.DataType.Name(tensor.type.tensor_type.elem_type)
-            dims = [dim.dim_value for dim in tensor.type.tensor_type.shape.dim[1:]]
-            lines.append(f"{kind} {tensor.name} {name.replace('FLOAT', 'FP32')} {dims}")
-    return lines
+def _version(text: str) -> int | None:
+    if text != "next" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number or 'next' is wanted, not {text!r}")
+    return None if text == "next" else int(text)
 
 
-def check(model: Path, repository: DetectorRepository) -> None:
-    """See that a model has the tensors that the repository's configuration declares.
+def _delay(text: str) -> int | str:
+    if text != "off" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"microseconds or 'off' are wanted, not {text!r}")
+    return text if text == "off" else int(text)
 
-    Raises:
-        RepositoryError: It has others, or is no ONNX file; the message says what was found.
+
+def build_parser() -> argparse.ArgumentParser:
+    """Define the command line."""
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(description=summary, epilog=details)
+    parser.add_argument(
+        "model",
+        type=Path,
+        nargs="?",
+        metavar="MODEL",
+        help="ONNX detector, images -> candidates, as scripts/import_detector.py makes it, or a"
+        " TensorRT plan; default: the default detector as version 1",
+    )
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=ROOT / "model_repository",
+        metavar="DIR",
+        help="model repository; one that is missing or empty is made (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ensemble",
+        metavar="NAME",
+        help="the ensemble to put it into. One that is not there is made, with the models"
+        f" NAME_preprocess, NAME_detector and NAME_postprocess (default: {DEFAULT_ENSEMBLE})",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=list(ENGINES),
+        help="what runs it (default: the ensemble's, and onnxruntime for a new one)",
+    )
+    parser.add_argument(
+        "--version",
+        type=_version,
+        metavar="N",
+        help="number of the version, greater than those there are, or next (default: next)",
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="configure the ensemble anew for a model that does not fit it; --rollback brings the"
+        " configurations back",
+    )
+    parser.add_argument(
+        "--info",
+        type=Path,
+        metavar="ONNX",
+        help="the ONNX file that a plan was built from, for a plan without the record that"
+        " scripts/build_plan.py writes beside it",
+    )
+    parser.add_argument(
+        "--keep",
+        type=int,
+        default=2,
+        metavar="K",
+        help="versions to keep, the new one included; older ones are removed (default:"
+        " %(default)s)",
+    )
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        help="start a Triton on a copy and detect with it before anything is changed, which takes"
+        " a few seconds (default: for a MODEL, if the Triton here has the engine)",
+    )
+    serving = parser.add_argument_group("serving", "for an ensemble that is there: what to change")
+    serving.add_argument(
+        "--instances", type=int, metavar="N", help="instances of the detector (default: 2)"
+    )
+    serving.add_argument(
+        "--kind",
+        choices=("auto", "cpu", "gpu"),
+        help="where they run; auto is the GPU where there is one (default: auto for onnxruntime,"
+        " cpu for openvino, gpu for tensorrt)",
+    )
+    serving.add_argument(
+        "--max-batch",
+        type=int,
+        metavar="N",
+        help="greatest batch of a request, in images (default: 16; for a plan that of its profile)",
+    )
+    serving.add_argument(
+        "--dynamic-batching",
+        type=_delay,
+        nargs="?",
+        const=0,
+        metavar="US",
+        help="run requests together that wait for the detector; each may wait US microseconds"
+        " more for others (0 without a number), or off (default: 0 on a GPU, off elsewhere)",
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--list", action="store_true", help="show ensembles and versions")
+    action.add_argument(
+        "--rollback",
+        action="store_true",
+        help="set the ensemble's newest version aside as retired-N, so that the one before is"
+        " served",
+    )
+    action.add_argument(
+        "--remove", action="store_true", help="remove the ensemble given by --ensemble"
+    )
+    return parser
+
+
+def add_default(repository: Path, ensemble: str) -> Installed | None:
+    """Fetch and import the default detector, and make it version 1 of the ensemble.
+
+    Returns:
+        What was done; None if another detector is served there, which is left as it is.
     """
+    folder = fetch_coco_ssd(DEFAULT_DESTINATION)
+    print("Importing SSDLite-MobileNetV2 to ONNX", file=sys.stderr)
+    import_coco_ssd(folder, DEFAULT_MODEL)
     try:
-        found = signature(onnx.load(model, load_external_data=False).graph)
-    except (DecodeError, OSError) as error:
-        raise RepositoryError(f"{model} cannot be read as an ONNX model: {error}") from error
-    config = repository.detector
-    declared = [
-        f"{kind} {tensor.name} {DataType.Name(tensor.data_type)[5:]} {list(tensor.dims)}"
-        for kind, tensors in (("input", config.input), ("output", config.output))
-        for tensor in tensors
-    ]
-    if found != declared:
-        raise RepositoryError(
-            f"{model} does not fit {config.name}/config.pbtxt:\n  the model has  "
-            + "; ".join(found)
-            + "\n  declared are   "
-            + "; ".join(declared)
+        return install(DEFAULT_MODEL, repository, ensemble=ensemble, version=1, overwrite=True)
+    except RepositoryError:
+        served = DetectorRepository(repository, ensemble).served_version()
+        if served in (None, 1):
+            raise
+        print(f"Version {served} of another detector is served: left as it is", file=sys.stderr)
+        return None
+
+
+def add_model(args: argparse.Namespace, ensemble: str) -> Installed:
+    """Put the model of the command line into the repository."""
+
+    def check(repository: Path, name: str) -> None:
+        try:
+            check_served(repository, name)
+        except NotCheckableError as error:
+            if args.check:
+                raise
+            print(f"Not tried out: {error}", file=sys.stderr)
+
+    return install(
+        args.model,
+        args.repository,
+        ensemble=ensemble,
+        engine=args.engine,
+        version=args.version,
+        serving=Serving(
+            instances=args.instances,
+            kind=args.kind,
+            max_batch=args.max_batch,
+            dynamic_batching=args.dynamic_batching,
+        ),
+        source=args.info,
+        replace_configs=args.replace,
+        keep=args.keep,
+        check=None if args.check is False else check,
+    )
+
+
+def report(done: Installed) -> None:
+    """Say what has changed."""
+    size = done.path.stat().st_size / 1e6
+    for path in done.changed:
+        print(f"Wrote {path}", file=sys.stderr)
+    print(f"Installed {done.path} ({size:.1f} MB), for {done.engine}", file=sys.stderr)
+    for version in done.pruned:
+        print(f"Removed version {version}", file=sys.stderr)
+    if done.served != done.version:
+        print(f"Version {done.served} stays the one that is served", file=sys.stderr)
+
+
+def show(repository: Path) -> None:
+    """Print the ensembles and their versions."""
+    for item in list_ensembles(repository):
+        if item.version is None or item.written is None:
+            print(f"{item.ensemble:16} -      {item.engine:12} {item.about}")
+            continue
+        mark = "*" if item.served else " "
+        print(
+            f"{item.ensemble:16} {item.version:4}{mark} {item.engine:12}"
+            f" {item.megabytes:7.1f} MB  {item.written:%Y-%m-%d %H:%M} UTC  {item.about}"
         )
-
-
-def install(model: Path, repository_dir: Path, version: int) -> Path:
-    """Copy a checked model into a version of the repository's detector, atomically.
-
-    Raises:
-        RepositoryError: The model does not fit the repository.
-    """
-    repository = DetectorRepository(repository_dir)
-    check(model, repository)
-    if list(repository.labels()) != repository.served_labels():
-        raise RepositoryError(
-            f"{repository.detector.name}/labels.txt and the parameter 'labels' of the ensemble"
-            " are different lists: make them the same"
-        )
-    target: Path = repository_dir / repository.detector.name / str(version) / "model.onnx"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    shutil.copyfile(model, temporary)
-    temporary.replace(target)
-    return target
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument(
-        "model", type=Path, nargs="?", help="ONNX detector, images -> candidates; default: fetched"
-    )
-    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
-    parser.add_argument("--version", type=int, default=1, help="version to write (default 1)")
+    parser = build_parser()
     args = parser.parse_args(argv)
-    model: Path = args.model or DEFAULT_MODEL
+    action = next((name for name in ("list", "rollback", "remove") if getattr(args, name)), None)
+    if action is not None and args.model is not None:
+        parser.error(f"--{action} takes no MODEL")
+    if action == "remove" and args.ensemble is None:
+        parser.error("--remove needs --ensemble NAME")
+    ensemble: str = args.ensemble or DEFAULT_ENSEMBLE
     try:
-        if args.model is None:
-            folder = fetch_coco_ssd(DEFAULT_DESTINATION)
-            print("Importing SSDLite-MobileNetV2 to ONNX", file=sys.stderr)
-            import_coco_ssd(folder, DEFAULT_MODEL)
-        target = install(model, args.repository, args.version)
+        if action == "list":
+            show(args.repository)
+        elif action == "rollback":
+            retired, served = roll_back(args.repository, ensemble)
+            print(f"Version {served} is served again; {retired} is set aside", file=sys.stderr)
+        elif action == "remove":
+            print(f"Removed {', '.join(remove(args.repository, ensemble))}", file=sys.stderr)
+        elif done := (
+            add_default(args.repository, ensemble)
+            if args.model is None
+            else add_model(args, ensemble)
+        ):
+            report(done)
     except (FetchError, TfjsImportError, DetectorImportError, RepositoryError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"Installed {target} ({target.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
     return 0
 
 

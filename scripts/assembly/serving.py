@@ -1,0 +1,170 @@
+"""How ensembles are named and served: the engines, and what can be asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from detserve.repository import DetectorRepository, RepositoryError
+
+__all__ = [
+    "DEFAULT_ENSEMBLE",
+    "ENGINES",
+    "Kind",
+    "ModelNames",
+    "Serving",
+    "adjust",
+    "model_names",
+]
+
+Kind = Literal["auto", "cpu", "gpu"]
+
+DEFAULT_ENSEMBLE = "detection"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Engine(NamedTuple):
+    """How Triton's backend for an engine is configured.
+
+    Attributes:
+        file: Name of the model's file in a version.
+        kinds: Where its instances may run.
+        max_batch: Greatest batch, unless something else is asked for.
+        batched: Whether the backend takes batches of any size through `max_batch_size`.
+        parameters: For the backend.
+    """
+
+    file: str
+    kinds: tuple[Kind, ...]
+    max_batch: int = 16
+    batched: bool = True
+    parameters: Mapping[str, str] = {}
+
+
+ENGINES = {
+    "onnxruntime": Engine("model.onnx", ("auto", "cpu", "gpu")),
+    # With a `max_batch_size` Triton's OpenVINO backend runs batches of exactly that size, padding
+    # smaller ones at full cost. A first dimension of -1 instead takes every batch as it comes.
+    # No precision: OpenVINO computes in bfloat16 where the CPU has instructions for it. There the
+    # default detector takes 0.69 of ONNX Runtime's time (in float32, 1.16) and loses 0.0006 of its
+    # mAP. HINT_BF16, the one setting that the backend has, would emulate it on other CPUs.
+    "openvino": Engine(
+        "model.onnx",
+        ("cpu",),
+        batched=False,
+        parameters={"NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY"},
+    ),
+    "tensorrt": Engine("model.plan", ("gpu",), max_batch=8),
+}
+
+
+class ModelNames(NamedTuple):
+    """An ensemble and its three steps."""
+
+    ensemble: str
+    preprocess: str
+    detector: str
+    postprocess: str
+
+    @classmethod
+    def of(cls, repository: DetectorRepository) -> Self:
+        """Those of an ensemble that is there."""
+        *steps, ensemble = (config.name for config in repository.configs)
+        return cls(ensemble, *steps)
+
+
+def model_names(ensemble: str) -> ModelNames:
+    """What a new ensemble's models are called: the default's plainly, others' by its name.
+
+    Raises:
+        RepositoryError: The name cannot be one of a model.
+    """
+    if not _NAME.fullmatch(ensemble):
+        raise RepositoryError(
+            f"{ensemble!r} cannot be an ensemble's name: letters, digits, '_', '-' and '.' can"
+        )
+    prefix = "" if ensemble == DEFAULT_ENSEMBLE else f"{ensemble}_"
+    return ModelNames(ensemble, f"{prefix}preprocess", f"{prefix}detector", f"{prefix}postprocess")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """How an ensemble is served; what is None stays as it is, or has its default.
+
+    Attributes:
+        instances: Instances of the detector; 2 by default, so that one that dies costs no more
+            than its own requests.
+        kind: Where they run: `cpu`, `gpu`, or `auto` for a GPU where there is one.
+        max_batch: Greatest batch of a request, and of what is batched together.
+        dynamic_batching: Microseconds that a request may wait for others to be run with, or `off`;
+            by default 0 on a GPU, and off elsewhere: a CPU takes for a batch as long as for its
+            images one by one.
+    """
+
+    instances: int | None = None
+    kind: Kind | None = None
+    max_batch: int | None = None
+    dynamic_batching: int | Literal["off"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("instances", 1), ("max_batch", 1), ("dynamic_batching", 0)):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < least:
+                option = name.replace("_", "-")
+                raise RepositoryError(f"--{option} must be at least {least}, got {value}")
+
+
+def adjust(
+    configs: Mapping[str, pb.ModelConfig], names: ModelNames, engine: str, serving: Serving
+) -> None:
+    """Set in the configurations of an ensemble what is asked for, and leave the rest.
+
+    Raises:
+        RepositoryError: The detector's engine has no such setting.
+    """
+    detector, backend = configs[names.detector], ENGINES[engine]
+    if serving.max_batch is not None:
+        for config in configs.values():
+            if config is not detector or backend.batched:
+                config.max_batch_size = serving.max_batch
+    _set_instances(detector, engine, serving)
+    _set_batching(detector, engine, serving)
+
+
+def _set_instances(detector: pb.ModelConfig, engine: str, serving: Serving) -> None:
+    if serving.kind is None and serving.instances is None:
+        return
+    kinds = ENGINES[engine].kinds
+    if serving.kind is not None and serving.kind not in kinds:
+        raise RepositoryError(
+            f"{engine} runs on --kind {' or '.join(kinds)}, not on {serving.kind}"
+        )
+    if len(detector.instance_group) != 1:
+        del detector.instance_group[:]
+        detector.instance_group.add(count=2)
+    (group,) = detector.instance_group
+    group.count = serving.instances or group.count
+    if serving.kind is not None:
+        group.kind = getattr(pb.ModelInstanceGroup, f"KIND_{serving.kind.upper()}")
+
+
+def _set_batching(detector: pb.ModelConfig, engine: str, serving: Serving) -> None:
+    if serving.dynamic_batching == "off":
+        detector.ClearField("dynamic_batching")
+    elif serving.dynamic_batching is not None:
+        if not ENGINES[engine].batched:
+            raise RepositoryError(
+                f"{engine} does not batch requests together: its backend in Triton pads every"
+                " batch to the greatest. Leave --dynamic-batching off"
+            )
+        detector.dynamic_batching.max_queue_delay_microseconds = serving.dynamic_batching
+    asked = serving.dynamic_batching is not None or serving.max_batch is not None
+    if engine == "tensorrt" and asked and detector.HasField("dynamic_batching"):
+        # The kernels are chosen for the profile's middle, and the greatest is the most efficient.
+        greatest = detector.max_batch_size
+        del detector.dynamic_batching.preferred_batch_size[:]
+        detector.dynamic_batching.preferred_batch_size.extend(sorted({-(-greatest // 2), greatest}))
