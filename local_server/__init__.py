@@ -4,7 +4,17 @@ with TritonServer("model_repository") as server:
 client = DetectionClient(server.grpc_url)
 """
 
+from local_server._control import Control, find_control
 from local_server._errors import PortBusyError, ServerError
+from local_server._generations import RECORD, unused_models
 from local_server._server import TritonServer
 
-__all__ = ["PortBusyError", "ServerError", "TritonServer"]
+__all__ = [
+    "RECORD",
+    "Control",
+    "PortBusyError",
+    "ServerError",
+    "TritonServer",
+    "find_control",
+    "unused_models",
+]

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections import defaultdict, deque
+from typing import Any
 
 from local_server._cleanup import python_environments
 from local_server._errors import ServerError
@@ -30,6 +31,7 @@ _RELOAD_TIMEOUT = 60.0
 _RELOAD_ATTEMPTS = 3
 _ANSWER_TIMEOUT = 10.0
 _RETIREMENT = 10.0  # seconds that a replaced instance has for its last requests
+_UNLOADING = 60.0  # and one of a model that somebody unloads, perhaps with a long queue
 _FIRST_DELAY, _LAST_DELAY = 0.5, 30.0  # seconds between starts of a Triton that does not last
 _LASTING = 30.0  # seconds after which a Triton counts as having lasted
 _OFTEN = 5  # so many reloads of a model within a minute are done at once
@@ -107,19 +109,34 @@ class Healer:
             model = self._instances.pop(pid, None)
         if model is None:
             return  # replaced in the meantime
-        if self.is_unloaded(model) or self._is_replaced(model):
-            self._count_instances()
-        else:
+        if self.is_unloaded(model) or self._is_replaced(model, pid):
+            return
+        if model in self._run.probes:
             self.want(model, problem)
 
     def is_unloaded(self, model: str) -> bool:
-        """Whether a client has unloaded a model; then it is none of our business."""
-        if self._run.settings.allow_model_control:
-            with contextlib.suppress(OSError, TritonError):
-                if self._run.connection.models().get(model) != "READY":
-                    self._run.state.forget(model)
-                    return True
+        """Whether somebody has unloaded a model; then it is none of our business."""
+        with contextlib.suppress(OSError, TritonError):
+            if self._run.connection.models().get(model) in (None, "UNLOADED", "UNLOADING"):
+                self._run.state.forget(model)
+                return True
         return False
+
+    def models_changed(self) -> None:
+        """Watch the processes of models that somebody has loaded, and no longer the others'.
+
+        Those that an unloaded model leaves behind, because they hang, are killed in the end.
+        """
+        run, living, deadline = self._run, self._run.stubs(), time.monotonic() + _UNLOADING
+        with contextlib.suppress(OSError, TritonError):
+            states = run.connection.models()
+            with self._lock:
+                known = set(self._instances.values()) | self._pending
+                for pid, model in living.items():
+                    if states.get(model) in (None, "UNLOADED", "UNLOADING"):
+                        self._retired.setdefault(pid, deadline)
+                    elif model in run.probes and model not in known and pid not in self._retired:
+                        self._instances[pid] = model
 
     def end_retired(self) -> None:
         """Kill replaced instances that have not ended by themselves.
@@ -190,13 +207,21 @@ class Healer:
         else:
             # Loading a model again does nothing unless its configuration differs. This field
             # matters only to whom it names a GPU of; a parameter would reach the model's code.
-            config = {**probe.config, "cc_model_filenames": {"reload": str(next(self._serial))}}
+            config = self._config(probe)
+            config["cc_model_filenames"] = {"reload": str(next(self._serial))}
             run.connection.load(model, config, _RELOAD_TIMEOUT)
         run.leftovers.note_folders(before, since)
         started = time.monotonic()
         probe.ask(run.connection, _ANSWER_TIMEOUT)
         run.state.answered(model, time.monotonic() - started)
         return old
+
+    def _config(self, probe: Probe) -> dict[str, Any]:
+        """The configuration a model has now, where a promotion may just have given it another."""
+        try:
+            return self._run.connection.config(probe.model)
+        except (TritonError, OSError):  # no version of it is ready
+            return dict(probe.config)
 
     def _restart(self, problem: str) -> None:
         run = self._run
@@ -232,12 +257,21 @@ class Healer:
             elif healed is not None:
                 self._pending.discard(healed)
 
-    def _is_replaced(self, model: str) -> bool:
-        """Whether a client has loaded a model anew, so that its former processes end."""
-        known = self.instances()
-        return self._run.settings.allow_model_control and any(
-            name == model and pid not in known for pid, name in self._run.stubs().items()
-        )
+    def _is_replaced(self, model: str, lost: int) -> bool:
+        """Whether somebody has loaded a model anew, so that its former processes end."""
+        living = self._run.stubs()
+        with self._lock:
+            if model in self._pending:
+                return False
+            new = {
+                pid
+                for pid, name in living.items()
+                if name == model and pid not in {lost, *self._instances, *self._retired}
+            }
+            if new:
+                others = {p: name for p, name in self._instances.items() if name != model}
+                self._instances = others | dict.fromkeys(new, model)
+            return bool(new)
 
 
 def _kill(pid: int) -> None:

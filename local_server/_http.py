@@ -112,9 +112,26 @@ class Connection:
         return True
 
     def models(self) -> dict[str, str]:
-        """The models of the repository, with their state: READY, UNAVAILABLE, LOADING, ..."""
-        index = json.loads(self.request("POST", "/v2/repository/index", b"{}"))
-        return {model["name"]: model.get("state", "") for model in index}
+        """The models of the repository, with their state: READY, UNAVAILABLE, LOADING, ...
+
+        UNLOADED stands for a model that somebody has unloaded, or that was never loaded. A model
+        of several versions has the state of the best of them.
+        """
+        states: dict[str, str] = {}
+        for model in self.index():
+            state = model.get("state", "UNLOADED")
+            if model.get("reason") == "unloaded":
+                state = "UNLOADED"
+            if state == "READY" or states.get(model["name"], "UNLOADED") == "UNLOADED":
+                states[model["name"]] = state
+        return states
+
+    def index(self) -> list[dict[str, str]]:
+        """Every version of every model, as Triton lists them: name, version, state, reason."""
+        index: list[dict[str, str]] = json.loads(
+            self.request("POST", "/v2/repository/index", b"{}", timeout=2)
+        )
+        return index
 
     def config(self, model: str) -> dict[str, Any]:
         """The configuration of a model, as Triton completed it."""

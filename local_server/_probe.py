@@ -18,6 +18,7 @@ _SIZES = {
 }  # fmt: skip
 _IMAGE_INPUT = "IMAGE"
 _IMAGE_SIDE = 8
+_COLOURS = itertools.count(1)  # of all probes: one may take the place of another
 
 
 def png(colour: int, side: int = _IMAGE_SIDE) -> bytes:
@@ -66,7 +67,6 @@ class Probe:
         # The smallest output is enough of an answer.
         outputs = sorted(config.get("output", []), key=lambda tensor: math.prod(_shape(tensor)))
         self._output = outputs[0]["name"] if outputs else None
-        self._counter = itertools.count(1)
 
     def request(self) -> tuple[bytes, dict[str, str]]:
         """Make up a request: zeros, and an image where one is wanted.
@@ -114,7 +114,7 @@ class Probe:
     def _content(self, name: str, kind: str, count: int) -> bytes:
         if kind != "BYTES":
             return bytes(_SIZES[kind] * count)
-        value = png(next(self._counter) % 0xFFFFFF) if name == _IMAGE_INPUT else b""
+        value = png(next(_COLOURS) % 0xFFFFFF) if name == _IMAGE_INPUT else b""
         return (struct.pack("<I", len(value)) + value) * count
 
 

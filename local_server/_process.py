@@ -137,6 +137,7 @@ def server_arguments(
     cache_mb: float,
     secret: str | None,
     drain_timeout: float,
+    models: Sequence[str] | None = None,
 ) -> list[str]:
     """The arguments of `tritonserver`.
 
@@ -150,6 +151,7 @@ def server_arguments(
         cache_mb: Size of the response cache, in MiB; 0 for none.
         secret: Needed by who loads and unloads models; None leaves that open to every client.
         drain_timeout: How long requests in flight may take at the end, in seconds.
+        models: The models to load at the start; None for all.
     """
     arguments = [
         f"--model-repository={model_repository}",
@@ -164,7 +166,7 @@ def server_arguments(
         "--disable-auto-complete-config",
         # Healing reloads single models.
         "--model-control-mode=explicit",
-        "--load-model=*",
+        *(f"--load-model={model}" for model in (["*"] if models is None else models)),
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         f"--exit-timeout-secs={max(1, round(drain_timeout))}",
     ]

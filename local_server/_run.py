@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_server._cleanup import Leftovers, python_environments
+from local_server._control import Control, write_control
 from local_server._errors import ServerError
+from local_server._generations import unused_models
 from local_server._http import Connection, TritonError
 from local_server._log import Log
 from local_server._ports import Ports
@@ -58,6 +61,7 @@ class Run:
         self._secret = None if settings.allow_model_control else secrets.token_hex(16)
         self.process: TritonProcess | None = None
         self.probes: dict[str, Probe] = {}
+        self._seen: object = None  # what the probes were made from
         self._lock = threading.Lock()  # a restart must not start what `end` has not seen
         self._ended = False
         self._starts = 0
@@ -95,6 +99,7 @@ class Run:
                 cache_mb=settings.cache_mb,
                 secret=self._secret,
                 drain_timeout=settings.drain_timeout,
+                models=self._models_to_load(),
             )
             before, since = python_environments(), time.time()
             self.log.hold()
@@ -132,20 +137,57 @@ class Run:
             self.process.kill()
         self.leftovers.clean()
 
-    def refresh_probes(self) -> None:
-        """Learn which models there are.
+    def allow_control(self, ports: Ports) -> None:
+        """Let the user's own programs load and unload models; `find_control` tells them how."""
+        control = Control(
+            launcher=os.getpid(),
+            host=self.settings.host,
+            http_port=ports.http,
+            grpc_port=ports.grpc,
+            model_repository=str(self.settings.model_repository),
+            header=Connection.SECRET_HEADER,
+            secret=self._secret,
+        )
+        write_control(self.leftovers.folder, control)
+
+    def refresh_probes(self) -> bool:
+        """Learn which models there are to watch: those that are loaded and part of what is served.
+
+        Returns:
+            Whether anything has changed since last time.
 
         Raises:
             TritonError: If Triton answers with an error.
             OSError: If it does not answer.
         """
-        ready = [name for name, state in self.connection.models().items() if state == "READY"]
-        self.probes = {
-            name: self.probes.get(name) or Probe(self.connection.config(name)) for name in ready
+        unused = unused_models(self.settings.model_repository)
+        seen = (self.connection.index(), unused)
+        if seen == self._seen:
+            return False
+        states = {n: s for n, s in self.connection.models().items() if n not in unused}
+        probes = {
+            # One that is not ready now may be about to come back.
+            name: probe
+            for name, probe in self.probes.items()
+            if states.get(name, "UNLOADED") not in ("UNLOADED", "UNLOADING")
         }
+        for name, state in states.items():
+            if state == "READY":
+                probes[name] = Probe(self.connection.config(name))
+        self.probes, self._seen = probes, seen
+        return True
+
+    def _models_to_load(self) -> list[str] | None:
+        """The models to start with; None for all of the repository."""
+        repository = self.settings.model_repository
+        unused = unused_models(repository)
+        if not unused:
+            return None
+        folders = {path.name for path in repository.iterdir() if path.is_dir()}
+        return sorted(folders - unused)
 
     def _first_answers(self, deadline: float) -> None:
-        self.probes = {}
+        self.probes, self._seen = {}, None
         self.refresh_probes()
         if not self.probes:
             raise ServerError(f"no models in {self.settings.model_repository}")

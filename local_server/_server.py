@@ -170,6 +170,7 @@ class TritonServer:
             if self._supervise:
                 self._supervisor = Supervisor(self._run, self.ports)
                 self._supervisor.start()
+            self._run.allow_control(self.ports)
             self._state.server_up()
         except OSError as error:
             self.kill()

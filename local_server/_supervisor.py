@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 
 from local_server._asker import Asker
 from local_server._healer import TRITON, Healer
@@ -20,7 +19,7 @@ from local_server._run import Run
 from local_server._watch import Watch
 
 _TICK = 0.25  # seconds between looks at the processes; their end is noticed at once
-_REFRESH = 5.0  # seconds between looks at which models there are
+_REFRESH = 1.0  # seconds between looks at which models there are
 
 
 class Supervisor:
@@ -38,12 +37,17 @@ class Supervisor:
         self._watcher = threading.Thread(
             target=run.state.guard, args=(self._watch,), name="watch", daemon=True
         )
+        # By itself: a Triton that is stopped does not answer, and the watcher is to notice that.
+        self._learner = threading.Thread(
+            target=run.state.guard, args=(self._learn,), name="learn", daemon=True
+        )
         self._askers: dict[str, Asker] = {}
 
     def start(self) -> None:
         """Start watching."""
         self._healer.thread.start()
         self._watcher.start()
+        self._learner.start()
 
     def stop(self) -> None:
         """Heal nothing from now on."""
@@ -53,13 +57,13 @@ class Supervisor:
     def join(self) -> None:
         """Wait until the watching has ended; Triton has ended before."""
         askers = [asker.thread for asker in self._askers.values()]
-        for thread in (self._watcher, self._healer.thread, *askers):
+        for thread in (self._watcher, self._learner, self._healer.thread, *askers):
             if thread.is_alive():
                 thread.join(5)
 
     def _watch(self) -> None:
         """Watch Triton's process and those of its models, and have every model asked."""
-        watch, refreshed = Watch(), time.monotonic()
+        watch = Watch()
         while not self._stopping.is_set():
             process, instances = self._run.process, self._healer.instances()
             assert process is not None
@@ -79,12 +83,16 @@ class Supervisor:
                 what = "has died" if pid in ended else "is stopped"
                 self._healer.lost(pid, f"the process of an instance, {pid}, {what}")
             self._healer.end_retired()
-            if self._run.settings.allow_model_control and time.monotonic() - refreshed > _REFRESH:
-                refreshed = time.monotonic()
-                with contextlib.suppress(OSError, TritonError):
-                    self._run.refresh_probes()
             self._have_all_asked()
         watch.close()
+
+    def _learn(self) -> None:
+        """Learn which models somebody has loaded or unloaded."""
+        while not self._stopping.wait(_REFRESH):
+            if not self._healer.is_pending(TRITON):
+                with contextlib.suppress(OSError, TritonError):
+                    if self._run.refresh_probes():
+                        self._healer.models_changed()
 
     def _have_all_asked(self) -> None:
         for model in self._run.probes:

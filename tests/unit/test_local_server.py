@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,9 @@ from PIL import Image
 
 from local_server import PortBusyError, ServerError, _guardian, _triton
 from local_server._asker import Asker
-from local_server._http import Statistics, TritonError
+from local_server._control import Control, find_control, write_control
+from local_server._generations import unused_models
+from local_server._http import Connection, Statistics, TritonError
 from local_server._log import Log, failure, unavailable_models
 from local_server._ports import DEFAULT_PORTS, choose_ports, is_free
 from local_server._probe import Probe, png
@@ -319,6 +322,97 @@ class TestAsker:
 
         model.request = overtaken  # type: ignore[method-assign]
         assert ask() == (None, False)
+
+
+class TestModels:
+    """What the models of a repository are, from Triton's index and from the record on disk."""
+
+    @pytest.mark.parametrize(
+        ("versions", "state"),
+        [
+            ([{"state": "READY"}], "READY"),
+            ([{"state": "UNAVAILABLE", "reason": "unloaded"}], "UNLOADED"),
+            ([{}], "UNLOADED"),  # in the repository, but never loaded
+            ([{"state": "UNAVAILABLE", "reason": "broken"}], "UNAVAILABLE"),
+            ([{"state": "READY"}, {"state": "UNAVAILABLE", "reason": "unloaded"}], "READY"),
+            ([{"state": "UNAVAILABLE", "reason": "unloaded"}, {"state": "READY"}], "READY"),
+            ([{"state": "UNAVAILABLE", "reason": "unloaded"}, {"state": "UNLOADING"}], "UNLOADING"),
+        ],
+    )
+    def test_a_model_has_the_state_of_its_best_version(
+        self, versions: list[dict[str, str]], state: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        index = [{"name": "m", "version": str(i), **v} for i, v in enumerate(versions, 1)]
+        monkeypatch.setattr(Connection, "request", lambda *_, **__: json.dumps(index).encode())
+        assert Connection(HOST, 1).models() == {"m": state}
+
+    def test_unused(self, tmp_path: Path) -> None:
+        def write(model: str, *steps: str) -> None:
+            (tmp_path / model).mkdir(exist_ok=True)
+            text = "".join(f'step {{ model_name: "{step}" }}\n' for step in steps)
+            (tmp_path / model / "config.pbtxt").write_text(text)
+
+        write("detection", "a", "b_v2")
+        for model in ("a", "b", "b_v2", "other"):
+            write(model)
+        assert unused_models(tmp_path) == frozenset()
+        record = tmp_path / "detection" / "generations.json"
+        record.write_text(json.dumps({"models": ["a", "b", "b_v2", "b_v3", "candidate"]}))
+        write("candidate", "a", "b_v3")  # uses what nobody is served
+        assert unused_models(tmp_path) == {"b", "b_v3", "candidate"}
+        write("second", "b")
+        assert unused_models(tmp_path) == {"b_v3", "candidate"}
+        record.write_text("damaged")
+        assert unused_models(tmp_path) == frozenset()
+
+
+class TestControl:
+    @pytest.fixture
+    def control(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Control:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        control = Control(
+            launcher=os.getpid(),
+            host="0.0.0.0",
+            http_port=8100,
+            grpc_port=8101,
+            model_repository="/models",
+            header="name",
+            secret="secret",
+        )
+        folder = Path(tempfile.mkdtemp(prefix="detserve-1-"))
+        write_control(folder, control)
+        return control
+
+    def test_found_by_its_address(self, control: Control) -> None:
+        for url in ("grpc://127.0.0.1:8101", "http://localhost:8100", "localhost:8101"):
+            assert find_control(url) == control
+        for url in ("grpc://127.0.0.1:8100", "http://127.0.0.1:8101", "grpc://127.0.0.1", "x"):
+            assert find_control(url) is None
+
+    def test_not_for_another_machine(self, control: Control) -> None:
+        assert find_control("grpc://192.0.2.1:8101") is None
+        assert find_control(f"grpc://no-such-host.invalid:{control.grpc_port}") is None
+
+    def test_only_its_user_can_read_it(self, control: Control, tmp_path: Path) -> None:
+        (file,) = tmp_path.glob("*/control.json")
+        assert file.stat().st_mode & 0o777 == 0o600
+        file.parent.chmod(0o755)  # somebody else may have put the file there
+        assert Control.read(file) is None
+        file.parent.chmod(0o700)
+        assert Control.read(file) == control
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"launcher": 0'])
+    def test_damaged(self, control: Control, tmp_path: Path, text: str) -> None:
+        (file,) = tmp_path.glob("*/control.json")
+        file.write_text(text)
+        assert find_control(f"grpc://127.0.0.1:{control.grpc_port}") is None
+
+    def test_of_a_launcher_that_has_ended(self, control: Control, tmp_path: Path) -> None:
+        (file,) = tmp_path.glob("*/control.json")
+        with subprocess.Popen(["true"]) as ended:
+            pass
+        file.write_text(json.dumps({**json.loads(file.read_text()), "launcher": ended.pid}))
+        assert find_control(f"grpc://127.0.0.1:{control.grpc_port}") is None
 
 
 TABLE = """\

@@ -1,0 +1,146 @@
+"""The switch of a running server from one generation to another, and back if it is no good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from local_server import unused_models
+from promotion.errors import PromotionError
+from promotion.generations import Generations
+from promotion.model_server import ModelServer
+from promotion.stages import Stages
+
+__all__ = ["Switch"]
+
+_RETURN = 60.0  # seconds that a server which has just died has to come back
+_UNLOAD = 5.0  # seconds to wait for a model to be gone; it may have requests for longer
+
+
+class Switch:
+    """What is loaded on a server, and which generation its public name means.
+
+    Args:
+        server: The server.
+        generations: Those of the ensemble.
+        stages: Where to tell what is done.
+    """
+
+    def __init__(self, server: ModelServer, generations: Generations, stages: Stages) -> None:
+        self._server = server
+        self._generations = generations
+        self._stages = stages
+
+    def served(self) -> int | None:
+        """The generation that the server serves; None where it says nothing of generations.
+
+        Raises:
+            PromotionError: The ensemble is not loaded.
+        """
+        number = self._server.parameters(self._generations.ensemble).get("generation", "")
+        return int(number) if number.isdecimal() else None
+
+    def tidy(self) -> None:
+        """Undo what an interrupted promotion has left, on the server and on disk.
+
+        Raises:
+            PromotionError: The server does not serve what the repository says, and cannot.
+        """
+        generations, served = self._generations, self.served()
+        if served is not None and served != generations.current:
+            with self._stages.stage("tidy") as stage:
+                stage.say(
+                    f"the server has generation {served}, the repository {generations.current}:"
+                    " an interrupted promotion; back to what the repository says"
+                )
+                self._load(generations.current)
+        self.unload_unused()
+        generations.clear_up()
+
+    def try_out(self, number: int) -> None:
+        """Load a generation beside the current one, under the candidate's name.
+
+        Raises:
+            PromotionError: A model does not load.
+        """
+        for model in self._generations.models(number):
+            if not self._server.is_loaded(model):
+                self._server.load(model)
+        self._generations.show_candidate(number)
+        self._server.load(self._generations.candidate)
+
+    def to(self, number: int, check: Callable[[], None]) -> None:
+        """Give the public name to a generation; back to the current one unless it does well.
+
+        Requests that are under way end on the generation that they began with.
+
+        Args:
+            number: The generation; its models are loaded.
+            check: Raises if it does not do well.
+        """
+        proven = False
+        try:
+            with self._stages.stage("switch") as stage:
+                self._generations.make_version(number)
+                self._load(number)
+                stage.say(f"{self._generations.ensemble} is generation {number} now")
+            check()
+            self._generations.commit(number)
+            proven = True
+        finally:
+            if not proven:
+                self._back()
+
+    def unload_unused(self) -> list[str]:
+        """Unload what no ensemble of the repository uses; returns what still has requests."""
+        unused = unused_models(self._generations.repository) - {self._generations.candidate}
+        # The candidate first: its steps then have one user less.
+        models = [self._generations.candidate, *sorted(unused)]
+        loaded = [model for model in models if self._server.is_loaded(model)]
+        return [model for model in loaded if not self._server.unload(model, _UNLOAD)]
+
+    def _load(self, number: int) -> None:
+        self._server.load(self._generations.ensemble, self._generations.config(number))
+
+    def _back(self) -> None:
+        current = self._generations.current
+        with self._stages.stage("roll back") as stage:
+            deadline = time.monotonic() + _RETURN
+            while True:
+                try:
+                    self._load(current)
+                    break
+                except PromotionError as error:
+                    # A server that has died comes back with what the repository says: `current`.
+                    if time.monotonic() > deadline:
+                        raise PromotionError(
+                            f"the way back to generation {current} failed as well: {error}. The"
+                            " repository is as it was: start the server again"
+                        ) from error
+                    time.sleep(0.5)
+            stage.say(
+                f"{self._generations.ensemble} is generation {current} again", serving=current
+            )
+
+
+def repository_of(control_path: str | None, asked: Path | None, default: Path) -> Path:
+    """The repository to change: the server's own.
+
+    Args:
+        control_path: What the server's launcher says that it serves, if it is one of ours.
+        asked: What the user says.
+        default: Without either.
+
+    Raises:
+        PromotionError: The two say different things.
+    """
+    if control_path is None:
+        return asked or default
+    served = Path(control_path)
+    if asked is not None and asked.resolve() != served.resolve():
+        raise PromotionError(
+            f"the server serves {served}, not {asked}: leave --repository out, or give another"
+            " --server"
+        )
+    return served
