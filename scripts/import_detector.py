@@ -10,78 +10,34 @@ serve every family.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime as ort
-from google.protobuf.message import DecodeError
 
 from contract import DetectorInfo
-from detserve.engines import ORT_ERRORS
 from families import FAMILIES, DetectorImportError
+from families.checking import verify
+from families.folding import Folded, ImportOptions, fold
+from families.raw import load
 from fetch_model import COCO_SSD
 from import_tfjs import COCO_SSD_CUT, import_graph
 from tfjs_format import TfjsImportError
 
-
-def fold(raw: onnx.ModelProto, family: str, source: str = "") -> onnx.ModelProto:
-    """Turn a raw detector into one that serves the pipeline's contract.
-
-    Args:
-        raw: The model as exported or imported, with its family's raw outputs.
-        family: Key of `FAMILIES`.
-        source: Where the model comes from (package and version), kept in the file's metadata.
-
-    Returns:
-        A checked model. The same arguments give the same bytes.
-
-    Raises:
-        DetectorImportError: The family is unknown, or the graph is not what the family expects.
-    """
-    if family not in FAMILIES:
-        raise DetectorImportError(f"unknown family {family!r}: choose from {sorted(FAMILIES)}")
-    try:
-        onnx.checker.check_model(raw)
-    except onnx.checker.ValidationError as error:
-        raise DetectorImportError(f"the raw model is not valid ONNX: {error}") from error
-    model = FAMILIES[family].fold(raw)
-    info = replace(
-        DetectorInfo.of(model), family=family, source=source, resize=FAMILIES[family].resize
-    )
-    info.write_to(model)
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def verify(path: Path) -> None:
-    """Load the model in ONNX Runtime and run it at batch 1 and 4.
-
-    Raises:
-        DetectorImportError: It does not load, its rows break the contract, or an image's
-            candidates depend on the batch it is in.
-    """
-    try:
-        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        shape = session.get_inputs()[0].shape
-        images = np.random.default_rng(0).integers(0, 256, (4, *shape[1:]), np.uint8)
-        (batch,) = session.run(["candidates"], {"images": images})
-        singles = [
-            session.run(["candidates"], {"images": images[i : i + 1]})[0][0] for i in range(4)
-        ]
-    except (*ORT_ERRORS, IndexError, TypeError, ValueError) as error:
-        raise DetectorImportError(f"{path} does not run in ONNX Runtime: {error}") from error
-    # Sorted by logit: the sigmoids of neighbours may differ by a rounding error.
-    if not (np.isfinite(batch).all() and (np.diff(batch[..., 4], axis=1) <= 1e-6).all()):
-        raise DetectorImportError(f"{path}: candidates are not finite and sorted by score")
-    for single, batched in zip(singles, batch, strict=True):
-        # Rows of almost equal scores may change places, so look each one up.
-        distances = np.abs(single[:50, None] - batched[None]).max(axis=2).min(axis=1)
-        if distances.max() > 1e-2:
-            raise DetectorImportError(f"{path}: batch 4 and batch 1 give different candidates")
+__all__ = [
+    "DetectorImportError",
+    "DetectorInfo",
+    "Folded",
+    "ImportOptions",
+    "fold",
+    "import_coco_ssd",
+    "import_detector",
+    "save",
+    "verify",
+]
 
 
 def save(model: onnx.ModelProto, path: Path, check: Callable[[Path], None] | None = None) -> None:
@@ -95,6 +51,25 @@ def save(model: onnx.ModelProto, path: Path, check: Callable[[Path], None] | Non
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def import_detector(raw: Path, out_path: Path, options: ImportOptions | None = None) -> Folded:
+    """Make a detector of the pipeline's contract out of an exported ONNX file.
+
+    Args:
+        raw: The file; weights that lie beside it are read too.
+        out_path: ONNX file to write, once its candidates have been compared with those of `raw`.
+        options: What is known of the model.
+
+    Returns:
+        The detector and what it was made of.
+
+    Raises:
+        DetectorImportError: The file is no detector of a known family, or the result is another.
+    """
+    folded = fold(load(raw), options)
+    save(folded.model, out_path, partial(verify, folded=folded))
+    return folded
 
 
 def import_coco_ssd(tfjs_dir: Path, out_path: Path) -> Path:
@@ -111,31 +86,160 @@ def import_coco_ssd(tfjs_dir: Path, out_path: Path) -> Path:
         TfjsImportError: The GraphModel cannot be imported.
         DetectorImportError: The import does not give a detector that runs.
     """
-    raw = import_graph(tfjs_dir, COCO_SSD_CUT)
-    save(raw, out_path.with_name("raw.onnx"))
-    save(fold(raw, "ssd", COCO_SSD.spec), out_path, verify)
+    raw_path = out_path.with_name("raw.onnx")
+    save(import_graph(tfjs_dir, COCO_SSD_CUT), raw_path)
+    import_detector(raw_path, out_path, ImportOptions(family="ssd", source=COCO_SSD.spec))
     return out_path
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size: give 640, or 640x384 (width, height)"
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+def _three(text: str) -> tuple[float, float, float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r}: give one number, or three with commas between")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _scale(text: str) -> tuple[float, float, float]:
+    numbers = _three(text)
+    if 0 in numbers:
+        raise argparse.ArgumentTypeError("pixels cannot be divided by zero")
+    return numbers
+
+
+def _classes(text: str) -> tuple[int, ...]:
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{text!r}: give numbers and ranges, such as 0,2,5-7")
+        chosen += range(int(first), int(last or first) + 1)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise argparse.ArgumentTypeError(f"{text!r} names no class, or one twice")
+    return tuple(chosen)
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be read: {error}") from error
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if not labels:
+        raise argparse.ArgumentTypeError(f"{text} names no class")
+    return labels
+
+
+def _bounded(low: float, high: float, kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(-1)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    families = "".join(f"  {f.name:16} {f.models}: {f.outputs}\n" for f in FAMILIES.values())
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"families, and the outputs by which they are recognised:\n{families}\n"
+        "What is not given is assumed as the family's own package has it, and said at the end.",
+    )
+    parser.add_argument(
+        "raw", type=Path,
+        help="ONNX detector as it was exported, opset 11 or newer; or the folder of the default"
+        " detector that fetch_model.py filled",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, required=True, help="ONNX file to write")
+    parser.add_argument(
+        "--family", choices=sorted(FAMILIES), metavar="NAME",
+        help="one of the families below (default: recognised by the outputs)",
+    )  # fmt: skip
+    parser.add_argument("--source", default="", help="where the model is from, for the metadata")
+    group = parser.add_argument_group("classes")
+    group.add_argument(
+        "--labels", type=_labels, metavar="FILE",
+        help="names of the classes, one a line, of all or of those that --classes keeps (default:"
+        " those in the file, else COCO's for 80, 90 or 91 classes, else 'class 0' and so on)",
+    )  # fmt: skip
+    group.add_argument(
+        "--classes", type=_classes, metavar="LIST",
+        help="classes to keep, in the order that they are to have: 0,2,5-7 (default: all; of 90 and"
+        " 91 classes those 80 that COCO uses)",
+    )  # fmt: skip
+    group = parser.add_argument_group("input")
+    group.add_argument(
+        "--input-size", type=_size, metavar="WxH", dest="input_size_wh",
+        help="width and height in pixels, for models that take any, such as 640 or 640x384",
+    )  # fmt: skip
+    group.add_argument(
+        "--input-order", choices=("rgb", "bgr"), dest="order", help="of the channels"
+    )
+    group.add_argument(
+        "--mean", type=_three, metavar="NUMBERS",
+        help="subtracted from pixels of 0 to 255: one number, or three in the model's order",
+    )  # fmt: skip
+    group.add_argument(
+        "--std", "--scale", type=_scale, metavar="NUMBERS",
+        help="what the difference is divided by, in the same units: 255 gives 0 to 1",
+    )  # fmt: skip
+    group.add_argument(
+        "--resize", choices=("letterbox", "stretch"), help="keep the aspect ratio and pad, or fill"
+    )
+    group.add_argument(
+        "--anchor", choices=("center", "top-left"), help="where a letterboxed image lies"
+    )
+    group.add_argument(
+        "--pad-value", type=_bounded(0, 255, int), help="grey of the padding, 0 to 255"
+    )
+    parser.add_argument(
+        "--iou-threshold", type=_bounded(0, 1, float),
+        help="overlap of boxes of one class above which the lower score is suppressed, 0 to 1,"
+        " unless a request says otherwise; 1 suppresses nothing",
+    )  # fmt: skip
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "raw", type=Path, help="raw ONNX detector, or the folder that fetch_model filled"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="ONNX file to write")
-    parser.add_argument("--family", choices=sorted(FAMILIES), default="ssd")
-    parser.add_argument("--source", default="", help="package and version, for the metadata")
+    parser = _parser()
     args = parser.parse_args(argv)
+    given = {name: getattr(args, name) for name in ImportOptions.__dataclass_fields__}
+    folded = None
     try:
         if args.raw.is_dir():
+            if any(value not in (None, "", "ssd") for value in given.values()):
+                parser.error(
+                    "of the folder of the default detector everything is known: no options"
+                )
             import_coco_ssd(args.raw, args.output)
         else:
-            save(fold(onnx.load(args.raw), args.family, args.source), args.output, verify)
-    except (DetectorImportError, TfjsImportError, DecodeError, OSError) as error:
+            folded = import_detector(args.raw, args.output, ImportOptions(**given))
+    except (DetectorImportError, TfjsImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"wrote {args.output} ({args.output.stat().st_size / 1e6:.1f} MB)")
+    for heading, text in (folded.summary if folded else {}).items():
+        print(f"  {heading:9} {text}")
     return 0
 
 

@@ -12,10 +12,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import coco
 import import_detector
 from contract import CANDIDATES, DetectorInfo
-from families import ssd
 from families.graph import DetectorImportError
+from import_detector import ImportOptions
 
 Array = npt.NDArray[Any]
 SIZE_HW = (20, 24)
@@ -81,6 +82,10 @@ def run(model: onnx.ModelProto, name: str, data: Array) -> list[Array]:
     return [np.asarray(output) for output in session.run(None, {name: data})]
 
 
+def folded_ssd(raw: onnx.ModelProto, source: str = "") -> onnx.ModelProto:
+    return import_detector.fold(raw, ImportOptions(family="ssd", source=source)).model
+
+
 def brute_force(raw: onnx.ModelProto, images: Array, columns: tuple[int, ...]) -> Array:
     """Candidates by decoding every anchor and sorting every (anchor, class) pair."""
     normalised = (images.astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2)
@@ -109,14 +114,14 @@ def random_images(count: int) -> Array:
 @pytest.mark.parametrize("squeeze", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(
-    ("columns", "kept"), [(91, ssd.COCO_COLUMNS), (6, (1, 2, 3, 4, 5)), (2, (1,))]
+    ("columns", "kept"), [(91, coco.CATEGORY_IDS), (6, (1, 2, 3, 4, 5)), (2, (1,))]
 )
 def test_candidates_are_the_exact_best_pairs(
     columns: int, kept: tuple[int, ...], batch: int, squeeze: bool
 ) -> None:
     raw = raw_ssd(columns, seed=batch, squeeze=squeeze)
     images = random_images(batch)
-    (candidates,) = run(import_detector.fold(raw, "ssd"), "images", images)
+    (candidates,) = run(folded_ssd(raw), "images", images)
     expected = brute_force(raw, images, kept)
     assert candidates.shape == (batch, CANDIDATES, 6)
     assert candidates.dtype == np.float32
@@ -128,7 +133,7 @@ def test_candidates_are_the_exact_best_pairs(
 
 
 def test_one_anchor_may_have_several_classes() -> None:
-    (candidates,) = run(import_detector.fold(raw_ssd(), "ssd"), "images", random_images(1))
+    (candidates,) = run(folded_ssd(raw_ssd()), "images", random_images(1))
     boxes, counts = np.unique(candidates[0, :, :4], axis=0, return_counts=True)
     assert counts.max() > 1
     assert len(boxes) < CANDIDATES
@@ -137,16 +142,17 @@ def test_one_anchor_may_have_several_classes() -> None:
 def test_equal_scores_give_distinct_pairs() -> None:
     raw = raw_ssd()
     for tensor in raw.graph.initializer:
-        if "/1" in tensor.name and tensor.name.startswith("class_logits"):
+        weights = tensor.data_type == TensorProto.FLOAT
+        if weights and "/1" in tensor.name and tensor.name.startswith("class_logits"):
             zeros = np.zeros_like(numpy_helper.to_array(tensor))
             tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
-    (candidates,) = run(import_detector.fold(raw, "ssd"), "images", random_images(1))
+    (candidates,) = run(folded_ssd(raw), "images", random_images(1))
     assert candidates[0, :, 4] == pytest.approx(0.5)
     assert len(np.unique(candidates[0], axis=0)) == CANDIDATES
 
 
 def test_the_model_serves_the_contract() -> None:
-    model = import_detector.fold(raw_ssd(), "ssd", "package@1.2.3")
+    model = folded_ssd(raw_ssd(), "package@1.2.3")
     (images,), (candidates,) = model.graph.input, model.graph.output
     assert (images.name, candidates.name) == ("images", "candidates")
     assert images.type.tensor_type.elem_type == TensorProto.UINT8
@@ -156,14 +162,15 @@ def test_the_model_serves_the_contract() -> None:
     (reader,) = (node for node in model.graph.node if "images" in node.input)
     assert reader.op_type == "Cast"  # TensorRT takes UINT8 inputs that are cast at once
     assert DetectorInfo.of(model) == DetectorInfo(
-        family="ssd", source="package@1.2.3", input_size_wh=(24, 20), resize="stretch"
-    )
+        family="ssd", source="package@1.2.3", input_size_wh=(24, 20), resize="stretch",
+        labels=coco.LABELS,
+    )  # fmt: skip
 
 
 def test_the_fold_is_deterministic_and_leaves_the_raw_model_alone() -> None:
     raw = raw_ssd()
     before = raw.SerializeToString(deterministic=True)
-    first, second = (import_detector.fold(raw, "ssd") for _ in range(2))
+    first, second = (folded_ssd(raw) for _ in range(2))
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(
         deterministic=True
     )
@@ -172,8 +179,8 @@ def test_the_fold_is_deterministic_and_leaves_the_raw_model_alone() -> None:
 
 def test_coco_columns_are_the_80_labels() -> None:
     labels = (ROOT / "model_repository/detector/labels.txt").read_text().splitlines()
-    assert len(labels) == len(set(labels)) == len(ssd.COCO_COLUMNS) == 80
-    ids = dict(zip(labels, ssd.COCO_COLUMNS, strict=True))
+    assert len(labels) == len(set(labels)) == len(coco.CATEGORY_IDS) == 80
+    ids = dict(zip(labels, coco.CATEGORY_IDS, strict=True))
     # Ids around the gaps, from COCO's list of categories.
     assert ids["person"] == 1
     assert (ids["fire hydrant"], ids["stop sign"]) == (11, 13)
@@ -189,12 +196,6 @@ def without_output(name: str) -> onnx.ModelProto:
     return raw
 
 
-def with_second_reader() -> onnx.ModelProto:
-    raw = raw_ssd()
-    raw.graph.node.append(helper.make_node("Relu", ["image"], ["relu"], "relu"))
-    return raw
-
-
 def with_softmax() -> onnx.ModelProto:
     raw = raw_ssd()
     raw.graph.node[-2].op_type = "Softmax"  # what makes `class_logits`
@@ -204,26 +205,31 @@ def with_softmax() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("raw", "family", "message"),
     [
-        (raw_ssd(), "yolo0", r"unknown family 'yolo0': choose from \['ssd'\]"),
-        (without_output("anchors"), "ssd", "no output 'anchors'"),
-        (without_output("class_logits"), "ssd", "no output 'class_logits'"),
-        (with_second_reader(), "ssd", "read by one convolution alone"),
-        (with_softmax(), "ssd", "expected Identity before it, found Softmax"),
+        (raw_ssd(), "yolo0", r"unknown family 'yolo0': choose from \['detr', .*'yolox'\]"),
+        (without_output("anchors"), "ssd", "three outputs box_encodings"),
+        (without_output("class_logits"), None, "this fits no family"),
+        (with_softmax(), "ssd", "'class_logits' has probabilities: export the logits"),
     ],
 )
-def test_other_graphs_are_refused(raw: onnx.ModelProto, family: str, message: str) -> None:
+def test_other_graphs_are_refused(raw: onnx.ModelProto, family: str | None, message: str) -> None:
     with pytest.raises(DetectorImportError, match=message):
-        import_detector.fold(raw, family)
+        import_detector.fold(raw, ImportOptions(family=family))
 
 
-def test_too_few_anchors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssd, "CANDIDATES", ANCHORS + 1)
-    with pytest.raises(DetectorImportError, match="420 anchors are too few for 421"):
-        import_detector.fold(raw_ssd(), "ssd")
+def test_heads_and_images_that_are_read_twice_are_left_alone() -> None:
+    raw = raw_ssd()
+    for source in ("image", "box_encodings0", "class_logits1"):
+        name = f"{source}/again"
+        raw.graph.node.append(helper.make_node("Neg", [source], [name], name))
+    plain, general = folded_ssd(raw_ssd()), folded_ssd(raw)
+    assert len(general.graph.node) > len(plain.graph.node)
+    images = random_images(2)
+    (expected,), (found,) = run(plain, "images", images), run(general, "images", images)
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 def unsorted_model() -> onnx.ModelProto:
-    model = import_detector.fold(raw_ssd(), "ssd")
+    model = folded_ssd(raw_ssd())
     model.graph.node[-1].output[0] = "descending"
     model.graph.node.append(helper.make_node("Neg", ["descending"], ["candidates"], "ascending"))
     return model
@@ -235,8 +241,50 @@ def test_the_command_folds_writes_and_verifies(
     onnx.save(raw_ssd(), tmp_path / "raw.onnx")
     out = tmp_path / "new" / "model.onnx"
     assert import_detector.main([str(tmp_path / "raw.onnx"), "-o", str(out)]) == 0
-    assert "wrote" in capsys.readouterr().out
+    written = capsys.readouterr().out
+    assert "wrote" in written
+    assert "ssd, recognised (encodings, logits and 420 anchors" in written
+    assert "stretch (assumed)" in written
     assert [path.name for path in out.parent.iterdir()] == ["model.onnx"]
+
+
+def test_the_command_stores_what_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(raw_ssd(6), tmp_path / "raw.onnx")
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\ndog\neel\n")
+    options = [
+        *("--family", "ssd", "--source", "here", "--classes", "4,0-1", "--input-order", "bgr"),
+        *("--mean", "1,2,3", "--std", "255", "--resize", "letterbox", "--anchor", "top-left"),
+        *("--pad-value", "7", "--iou-threshold", "0.4"),
+    ]
+    out = tmp_path / "model.onnx"
+    arguments = [str(tmp_path / "raw.onnx"), "-o", str(out), *options]
+    assert import_detector.main([*arguments, "--labels", str(tmp_path / "labels.txt")]) == 0
+    assert DetectorInfo.of(onnx.load(out)) == DetectorInfo(
+        family="ssd", source="here", input_size_wh=(24, 20), labels=("eel", "ant", "bee"),
+        resize="letterbox", anchor="top-left", pad_value=7, iou_threshold=0.4,
+    )  # fmt: skip
+    assert "1,2,3, over 255" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--classes", "3,x", "numbers and ranges"), ("--classes", "3,3", "one twice"),
+        ("--mean", "1,2", "one number, or three"), ("--std", "0", "divided by zero"),
+        ("--std", "nan", "one number, or three"), ("--pad-value", "256", "from 0 to 255"),
+        ("--iou-threshold", "x", "from 0 to 1"), ("--input-size", "0x5", "no size"),
+        ("--labels", "missing.txt", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_meant_are_usage_errors(
+    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        import_detector.main(["raw.onnx", "-o", "model.onnx", option, value])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x00not onnx\xff"])
