@@ -12,7 +12,7 @@ DEV_EXTRAS := $(EXTRAS),benchmark,evaluate,openvino,optimize,dev
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve test test-lab lint format benchmark parity clean
+.PHONY: help model demo serve test test-lab lint format benchmark report parity clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,9 +74,12 @@ format: $(VENV)/.installed-dev ## Put the code into its style
 benchmark: $(VENV)/.installed-dev $(MODEL) ## Measure the ensemble against the in-process limit
 	@$(BIN)/python scripts/benchmark.py $(ARGS)
 
+report: $(VENV)/.installed-dev $(MODEL) ## Measure a detector's variants (ARGS="model.onnx --images DIR")
+	@$(BIN)/python scripts/report.py $(ARGS)
+
 parity: $(MODEL) ## Check the imported detector against the TensorFlow.js runtime
 	@$(BIN)/python scripts/check_tfjs_parity.py
 
 clean: ## Remove what was built, not the virtual environment
-	rm -rf build demo_output benchmark_output $(MODEL)
+	rm -rf build demo_output benchmark_output report_output $(MODEL)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

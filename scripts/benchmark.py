@@ -28,7 +28,7 @@ from tritonclient import grpc as triton_grpc
 
 from benchmark_report import print_report, save_plot
 from detection_client import DetectionClient
-from detserve.engines import OnnxRuntimeEngine
+from detserve.engines import load_engine
 from detserve.imaging import preprocess
 from detserve.nms import select_detections
 from detserve.pipeline import Pipeline
@@ -92,7 +92,7 @@ def measure_in_process(
 def measure_stages_in_process(repository: Path, photos: list[bytes]) -> dict[str, float]:
     """CPU milliseconds an image that each stage takes in process."""
     parts = DetectorRepository(repository)
-    engine = OnnxRuntimeEngine(parts.model_file())
+    engine = load_engine(parts.model_file(), parts.backend, parameters=parts.detector_parameters())
     settings, selection = parts.preprocess_settings(), parts.selection_settings()
     batch = np.empty((1, settings.height, settings.width, 3), np.uint8)
     spent = dict.fromkeys(STAGES, 0.0)

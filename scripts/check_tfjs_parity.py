@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+import coco
 from families.graph import DetectorImportError
-from families.ssd import COCO_COLUMNS
 from fetch_model import DEFAULT_DESTINATION, FetchError, fetch_coco_ssd, find_npm, run_npm
 from import_detector import import_coco_ssd
 from tfjs_format import TfjsImportError
@@ -132,7 +132,7 @@ def compare(model: Path, images: Array, reference: list[dict[str, Array]]) -> di
     """Return the largest difference over all images, for each tensor of `TOLERANCES`."""
     raw = ort.InferenceSession(str(model.with_name("raw.onnx")), providers=["CPUExecutionProvider"])
     served = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    columns = np.array(COCO_COLUMNS) - 1  # the reference has dropped background
+    columns = np.array(coco.CATEGORY_IDS) - 1  # the reference has dropped background
     worst = dict.fromkeys(TOLERANCES, 0.0)
     for image, expected in zip(images, reference, strict=True):
         normalised = image.astype(np.float32) / np.float32(127.5) - np.float32(1)
