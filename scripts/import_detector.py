@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import onnx
+from tqdm import tqdm
 
 from contract import DetectorInfo
 from families import FAMILIES, DetectorImportError
@@ -67,8 +68,15 @@ def import_detector(raw: Path, out_path: Path, options: ImportOptions | None = N
     Raises:
         DetectorImportError: The file is no detector of a known family, or the result is another.
     """
-    folded = fold(load(raw), options)
-    save(folded.model, out_path, partial(verify, folded=folded))
+    with tqdm(total=3, desc="reading", unit="step", disable=None, leave=False) as progress:
+        exported = load(raw)
+        progress.update()
+        progress.set_description("folding")
+        folded = fold(exported, options)
+        progress.update()
+        progress.set_description("comparing")
+        save(folded.model, out_path, partial(verify, folded=folded))
+        progress.update()
     return folded
 
 

@@ -10,6 +10,7 @@ Written are report.md, report.json and report.png.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         variants=tuple(args.variants), engines=tuple(args.engines), rounds=args.rounds,
         seconds=args.seconds, max_drop=args.max_drop, serve=args.serve,
     )  # fmt: skip
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up in either case
     try:
         with tempfile.TemporaryDirectory(prefix="detserve-report-") as folder:
             report = make_report(args.model, Path(folder), options)
@@ -94,6 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: no report was written", file=sys.stderr)
+        return 130
     print(paths[0].read_text(encoding="utf-8"))
     print(f"Saved {', '.join(map(str, paths))}", file=sys.stderr)
     return 0

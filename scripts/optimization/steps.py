@@ -147,7 +147,7 @@ def _prune(
         zeros = sum(layer.zeros for layer in layers)
         notes = [
             f"{zeros} weights of {len(layers)} layers are zero",
-            "TensorRT's sparse kernels may run layers of hundreds of channels faster; a CPU does not"
+            "TensorRT may run layers of hundreds of channels faster; a CPU does not"
             if two_four
             else "no runtime runs it faster; the file compresses better",
             "train it on with the zeros held before it is served: as it is, accuracy is lost",

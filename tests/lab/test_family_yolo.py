@@ -43,7 +43,8 @@ def yolox_rows(decoded: torch.Tensor, lowest: float, monkeypatch: pytest.MonkeyP
         if rows is not None:
             scores = rows[:, 4:5] * rows[:, 5:6]
             found.append(torch.cat([rows[:, :4], scores, torch.full_like(scores, class_id)], 1))
-    return torch.cat(found).numpy()
+    detections: Array = torch.cat(found).numpy()
+    return detections
 
 
 @pytest.mark.parametrize("decoded", [False, True])

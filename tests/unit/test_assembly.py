@@ -290,6 +290,13 @@ def test_what_is_tuned_stays_when_the_detector_is_replaced(root: Path, make: Mak
     assert len(read.labels()) == 80
 
 
+def test_a_replaced_detector_brings_its_own_suppression(root: Path, make: Make) -> None:
+    install(make(DEFAULT), root)
+    install(make(replace(SMALL, iou_threshold=0.65)), root, replace_configs=True)
+    parameters = config_of(root, "postprocess").parameters
+    assert parameters["iou_threshold"].string_value == "0.65"
+
+
 def test_another_engine_for_a_file_that_says_nothing(root: Path, tmp_path: Path) -> None:
     plain = write_detector(tmp_path / "plain.onnx", size=300, rows=np.zeros((300, 6), np.float32))
     before = [config_of(root, name) for name in ("detection", "preprocess", "postprocess")]

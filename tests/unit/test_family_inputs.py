@@ -157,7 +157,7 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "grown", "target", "batch", "expected"),
+    ("source", "grown", "target", "fixed", "expected"),
     [
         ([1, 85, 52, 52], [13, 85, 52, 52], [1, 85, 2704], 1, [-1, 85, 2704]),
         ([8, 10, 32], [104, 10, 32], [1, 8, 10, 32], 1, [-1, 8, 10, 32]),  # heads of attention
@@ -170,11 +170,9 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_the_batch_is_found_in_a_shape(
-    source: list[int], grown: list[int], target: list[int], batch: int, expected: list[int] | None
+    source: list[int], grown: list[int], target: list[int], fixed: int, expected: list[int] | None
 ) -> None:
-    from families.batch import batch_free_shape
-
-    assert batch_free_shape(source, grown, target, batch) == expected
+    assert batch.batch_free_shape(source, grown, target, fixed) == expected
 
 
 def attention() -> onnx.ModelProto:
@@ -187,7 +185,7 @@ def attention() -> onnx.ModelProto:
         "mix": np.random.default_rng(1).standard_normal((6, 9)).astype(np.float32),
         "zero": np.array([0]), "n": np.array([CELLS]), "one": np.array([1]),
     }  # fmt: skip
-    nodes = [
+    nodes: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("Conv", ["image", "weight"], "features", {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
         ("Resize", ["features", "", "", "sizes"], "resized", {"mode": "nearest"}),
         ("Reshape", ["resized", "tokens"], "flat", {}),

@@ -39,7 +39,7 @@ def cell_centers() -> Array:
     for stride in (8, 16, 32):
         y, x = np.divmod(np.arange((64 // stride) ** 2), 64 // stride)
         parts.append(np.column_stack([x, y, np.full_like(x, stride)]))
-    return np.concatenate(parts).astype(float)
+    return np.asarray(np.concatenate(parts), float)
 
 
 def check(
@@ -155,9 +155,9 @@ def test_rtdetr(queries: int, classes: int, kept: tuple[int, ...] | None) -> Non
         columns = range(classes) if kept is None else kept
         return best_pairs(pixel_boxes(out["pred_boxes"][0]), scores[:, list(columns)])
 
-    given = {"family": "rtdetr"} if classes == 5 else {}
+    family = "rtdetr" if classes == 5 else None
     normalise = IMAGENET if classes == 91 else UNIT
-    folded = check(raw, expected, "rtdetr", normalise=normalise, **given)
+    folded = check(raw, expected, "rtdetr", normalise=normalise, family=family)
     assert (folded.info.resize, folded.info.iou_threshold) == ("stretch", 1.0)
     assert len(folded.info.labels) == min(classes, 80)
 
