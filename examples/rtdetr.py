@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from examples.torchvision_operators import declare_missing
@@ -24,10 +26,17 @@ def factory(config: str) -> torch.nn.Module:
 
     Returns:
         A module from float32 [N, 3, H, W], RGB of 0 to 1, to `logits` and `pred_boxes`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
     """
+    if not Path(config).is_file():
+        raise FileNotFoundError(
+            f"config={config}: there is no such file; wanted is the config.json of an RT-DETR"
+        )
     declare_missing()
     from transformers import RTDetrConfig, RTDetrForObjectDetection
 
-    settings = RTDetrConfig.from_pretrained(config)
+    settings = RTDetrConfig.from_json_file(config)
     settings.use_pretrained_backbone = False
     return RTDetrForObjectDetection(settings)

@@ -1,7 +1,8 @@
-"""How the programs of the server's owner may load and unload models, and nobody else.
+"""How the programs of the server's owner may load and unload models, and its clients may not.
 
 A server writes what that takes into a file in its temporary folder. The folder is its user's
-alone, and goes when the server ends, however it ends.
+alone, and goes when the server ends, however it ends. Triton has the same secret in its arguments,
+which other users of the machine can read unless /proc is mounted with hidepid=2.
 """
 
 from __future__ import annotations

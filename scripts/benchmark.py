@@ -16,7 +16,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from detserve.nms import select_detections
 from detserve.pipeline import Pipeline
 from detserve.repository import DetectorRepository
 from local_server import TritonServer
+from machine import processor_name
 from photos import PHOTOS, jpeg
 
 STAGES = ("preprocess", "detector", "postprocess")
@@ -111,17 +112,32 @@ def measure_stages_in_process(repository: Path, photos: list[bytes]) -> dict[str
     return {stage: seconds / rounds / len(photos) * 1e3 for stage, seconds in spent.items()}
 
 
-def server_cpu_s(server: TritonServer) -> dict[str, float]:
-    """CPU seconds that the server's processes have used: Triton itself, and every model's stubs."""
+def stage_models(repository: Path) -> dict[str, str]:
+    """The model of each stage: a promotion gives them other names."""
+    *steps, _ = DetectorRepository(repository).configs
+    return dict(zip(STAGES, (config.name for config in steps), strict=True))
+
+
+def server_cpu_s(server: TritonServer, models: Mapping[str, str]) -> dict[str, float]:
+    """CPU seconds that the server's processes have used: Triton itself, and every stage's stubs."""
+    stages = {model: stage for stage, model in models.items()}
     used = dict.fromkeys(("triton", *STAGES), 0.0)
-    for pid, owner in {server.pid: "triton", **server.stub_pids()}.items():
-        times = psutil.Process(pid).cpu_times()
-        used[owner] += times.user + times.system
+    for pid, model in server.stub_pids().items():
+        if model in stages:  # and not of another ensemble
+            used[stages[model]] += _cpu_s(pid)
+    used["triton"] = _cpu_s(server.pid)
     return used
 
 
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def stage_times(
-    client: triton_grpc.InferenceServerClient, before: dict[str, Any] | None = None
+    client: triton_grpc.InferenceServerClient,
+    models: Mapping[str, str],
+    before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Triton's own statistics of each stage, or what they gained since ``before``.
 
@@ -130,8 +146,8 @@ def stage_times(
         and in computing (input, inference and output).
     """
     gained = {}
-    for stage in STAGES:
-        stats = client.get_inference_statistics(stage, as_json=True)["model_stats"][0]
+    for stage, model in models.items():
+        stats = client.get_inference_statistics(model, as_json=True)["model_stats"][0]
         inference = stats.get("inference_stats", {})
         totals = {
             name: int(inference.get(name, {}).get("ns", 0))
@@ -158,7 +174,11 @@ def stage_times(
 
 
 def measure_ensemble(
-    server: TritonServer, photos: list[bytes], concurrency: int, seconds: float
+    server: TritonServer,
+    models: Mapping[str, str],
+    photos: list[bytes],
+    concurrency: int,
+    seconds: float,
 ) -> dict[str, Any]:
     """Ask the ensemble over gRPC from as many threads as ``concurrency``, each in a closed loop."""
     with (
@@ -181,15 +201,15 @@ def measure_ensemble(
         threads = [threading.Thread(target=ask, args=(n,)) for n in range(concurrency)]
         for thread in threads:
             thread.start()
-        stats_before, cpu_before = stage_times(statistics_of), server_cpu_s(server)
+        stats_before, cpu_before = stage_times(statistics_of, models), server_cpu_s(server, models)
         client_before, start = time.process_time(), time.perf_counter()
         deadline[0] = start + seconds
         begin.wait()
         for thread in threads:
             thread.join()
         elapsed, client_cpu = time.perf_counter() - start, time.process_time() - client_before
-        cpu_after = server_cpu_s(server)
-        stages = stage_times(statistics_of, stats_before)
+        cpu_after = server_cpu_s(server, models)
+        stages = stage_times(statistics_of, models, stats_before)
     everything = [latency for mine in latencies for latency in mine]
     per_image = 1e3 / len(everything)
     return {
@@ -218,7 +238,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         photos = [jpeg(name) for name in PHOTOS]
     cores = len(os.sched_getaffinity(0))
     steps = arguments.rounds * (3 + len(arguments.concurrency))
-    rounds = []
+    rounds, models = [], stage_models(repository)
     with (
         TritonServer(repository) as server,
         tqdm(total=steps, desc="benchmark", unit="run", file=sys.stderr, disable=None) as progress,
@@ -232,7 +252,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 progress.update()
             for concurrency in arguments.concurrency:
                 one["ensemble"][concurrency] = measured = measure_ensemble(
-                    server, photos, concurrency, arguments.seconds
+                    server, models, photos, concurrency, arguments.seconds
                 )
                 measured["ratio_to_limit"] = measured["images_per_s"] / one["limit"]["images_per_s"]
                 measured["added_p50_ms"] = measured["p50_ms"] - one["single"]["p50_ms"]
@@ -245,14 +265,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         **median_of(rounds),
         "rounds": rounds,
     }
-
-
-def processor_name() -> str:
-    """What the system calls the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown"
 
 
 def main() -> None:

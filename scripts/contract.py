@@ -75,6 +75,8 @@ class DetectorInfo:
                     values[name] = kind(values[name])
             info = cls(input_size_wh=width_height, **values)
             info.preprocess_settings()
+            if not 0 <= info.iou_threshold <= 1:
+                raise ValueError(f"iou_threshold is {info.iou_threshold:g}, not from 0 to 1")
         except (TypeError, ValueError) as error:
             raise ContractError(f"the model's metadata is damaged: {error}") from error
         return info
@@ -119,8 +121,8 @@ def load_model(path: Path) -> tuple[onnx.ModelProto, DetectorInfo]:
         ContractError: The file cannot be read, or its tensors are others.
     """
     try:
-        model = onnx.load(path)
-    except (DecodeError, OSError) as error:
+        model = onnx.load(path, format="protobuf")  # whatever it is called
+    except (DecodeError, OSError, onnx.checker.ValidationError) as error:
         raise ContractError(f"{path} cannot be read as an ONNX model: {error}") from error
     try:
         return model, DetectorInfo.of(model)

@@ -187,6 +187,12 @@ def gates(result: Evaluation, reference: Evaluation | None, args: argparse.Names
             f"mAP {result.map:.4f} is {args.min_map - result.map:.4f} under the least allowed,"
             f" {args.min_map:g}"
         )
+    if reference is not None and len(reference.failures) > args.max_failures:
+        name, why = reference.failures[0]
+        failed.append(
+            f"the reference {reference.source} gave no answer for {len(reference.failures)} of"
+            f" {reference.images} images, at most {args.max_failures} may: {name}: {why}"
+        )
     if reference is not None and args.max_drop is not None:
         drop = result.drop_from(reference)
         if drop > args.max_drop + 1e-9:  # differences of decimals are not exact
@@ -280,6 +286,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     for reason in failed:
         print(f"error: {reason}", file=sys.stderr)
     return 1 if failed else 0

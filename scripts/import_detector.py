@@ -10,7 +10,6 @@ serve every family.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from pathlib import Path
 import onnx
 from tqdm import tqdm
 
+import pixel_arguments
 from contract import DetectorInfo
 from families import FAMILIES, DetectorImportError
 from families.checking import verify
@@ -100,40 +100,14 @@ def import_coco_ssd(tfjs_dir: Path, out_path: Path) -> Path:
     return out_path
 
 
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size: give 640, or 640x384 (width, height)"
-        )
-    return int(parts[0]), int(parts[-1])
-
-
-def _three(text: str) -> tuple[float, float, float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        numbers *= 3
-    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"{text!r}: give one number, or three with commas between")
-    return numbers[0], numbers[1], numbers[2]
-
-
-def _scale(text: str) -> tuple[float, float, float]:
-    numbers = _three(text)
-    if 0 in numbers:
-        raise argparse.ArgumentTypeError("pixels cannot be divided by zero")
-    return numbers
-
-
 def _classes(text: str) -> tuple[int, ...]:
     chosen: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise argparse.ArgumentTypeError(f"{text!r}: give numbers and ranges, such as 0,2,5-7")
+        if int(last or first) < int(first):
+            raise argparse.ArgumentTypeError(f"{text!r}: {part.strip()} ends before it begins")
         chosen += range(int(first), int(last or first) + 1)
     if not chosen or len(set(chosen)) < len(chosen):
         raise argparse.ArgumentTypeError(f"{text!r} names no class, or one twice")
@@ -186,8 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("classes")
     group.add_argument(
         "--labels", type=_labels, metavar="FILE",
-        help="names of the classes, one a line, of all or of those that --classes keeps (default:"
-        " those in the file, else COCO's for 80, 90 or 91 classes, else 'class 0' and so on)",
+        help="names of the classes, one a line, of all or of those that --classes keeps (of all if"
+        " both are as many; default: those in the file, else COCO's for 80, 90 or 91 classes, else 'class 0' and so on)",
     )  # fmt: skip
     group.add_argument(
         "--classes", type=_classes, metavar="LIST",
@@ -196,18 +170,18 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     group = parser.add_argument_group("input")
     group.add_argument(
-        "--input-size", type=_size, metavar="WxH", dest="input_size_wh",
+        "--input-size", type=pixel_arguments.size, metavar="WxH", dest="input_size_wh",
         help="width and height in pixels, for models that take any, such as 640 or 640x384",
     )  # fmt: skip
     group.add_argument(
         "--input-order", choices=("rgb", "bgr"), dest="order", help="of the channels"
     )
     group.add_argument(
-        "--mean", type=_three, metavar="NUMBERS",
+        "--mean", type=pixel_arguments.three, metavar="NUMBERS",
         help="subtracted from pixels of 0 to 255: one number, or three in the model's order",
     )  # fmt: skip
     group.add_argument(
-        "--std", "--scale", type=_scale, metavar="NUMBERS",
+        "--std", "--scale", type=pixel_arguments.scale, metavar="NUMBERS",
         help="what the difference is divided by, in the same units: 255 gives 0 to 1",
     )  # fmt: skip
     group.add_argument(
@@ -242,6 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             import_coco_ssd(args.raw, args.output)
         else:
             folded = import_detector(args.raw, args.output, ImportOptions(**given))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except (DetectorImportError, TfjsImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

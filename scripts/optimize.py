@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     int8.add_argument(
         "--calibration-images", type=int, default=Int8Options.images, metavar="N",
-        help="how many of them, evenly spread over the names (default %(default)s)",
+        help="how many of them for --int8, evenly spread over the names (default %(default)s)",
     )  # fmt: skip
     int8.add_argument(
         "--method", choices=sorted(METHODS), default=Int8Options.method,
@@ -166,6 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _checked(argv)
     try:
         model, _ = load_model(args.model)
+        if args.sensitivity is not None:  # before the minutes that it takes
+            args.sensitivity.parent.mkdir(parents=True, exist_ok=True)
         model, reports, result = optimize(
             model, clean_graph=args.clean, pruning=args.prune, fp16=args.fp16,
             int8=_int8_options(args) if args.int8 else None, calibration=args.calibration,
@@ -176,6 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OPTIMIZE_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
     for report in reports:
         (before, after), (mb, mb_after) = report.nodes, report.size_mb
         print(f"{report.step}: {before} to {after} nodes, {mb:.1f} to {mb_after:.1f} MB")

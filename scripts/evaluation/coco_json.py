@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,18 @@ def load_coco(images: Path, paths: Sequence[Path], file: Path, limit: int | None
     content = _read(file)
     names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
     present = {str(path.relative_to(images)): path for path in paths}
-    # The file may name folders that the images were unpacked without.
+    # The file may name folders that the images were unpacked without: a name that is there once,
+    # and is listed once, will do.
     by_name = {path.name: path for path in paths}
+    known = Counter(path.name for path in paths)
+    wanted = Counter(Path(str(entry["file_name"])).name for entry in content["images"])
     listed: dict[Path, dict[str, Any]] = {}
     missing = []
     for entry in content["images"]:
         name = str(entry["file_name"])
-        path = present.get(name) or by_name.get(Path(name).name)
+        base, path = Path(name).name, present.get(name)
+        if path is None and known[base] == wanted[base] == 1:
+            path = by_name[base]
         if path is None:
             missing.append(name)
         elif path in listed:
@@ -57,7 +62,7 @@ def load_coco(images: Path, paths: Sequence[Path], file: Path, limit: int | None
         entry = listed[path]
         if size_wh is None:
             unreadable.append(path.name)
-        elif "width" in entry and (entry["width"], entry["height"]) != size_wh:
+        elif entry.get("width") is not None and (entry["width"], entry["height"]) != size_wh:
             resized.append(
                 f"{path.name} has {size_wh[0]}x{size_wh[1]} pixels, its annotations are for"
                 f" {entry['width']}x{entry['height']}"
@@ -95,11 +100,31 @@ def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
                 raise DatasetError(
                     f"{file}: {section}[{number}] lacks one of {', '.join(sorted(keys))}"
                 )
-    for number, entry in enumerate(content["categories"]):
-        if not isinstance(entry["id"], int):
-            raise DatasetError(f"{file}: categories[{number}] has the id {entry['id']!r}")
+    _check_ids(content["categories"], int, f"{file}: categories")
+    _check_ids(content["images"], (int, str), f"{file}: images")
+    for number, entry in enumerate(content["images"]):
+        size = entry.get("width"), entry.get("height")
+        if size != (None, None) and not all(isinstance(v, (int, float)) for v in size):
+            raise DatasetError(
+                f"{file}: images[{number}] has the width {size[0]!r} and the height {size[1]!r};"
+                " wanted are both in pixels, or neither"
+            )
     checked: dict[str, list[dict[str, Any]]] = content
     return checked
+
+
+def _check_ids(
+    entries: Sequence[Mapping[str, Any]], kind: type | tuple[type, ...], section: str
+) -> None:
+    seen: dict[Any, int] = {}
+    for number, entry in enumerate(entries):
+        if not isinstance(entry["id"], kind):
+            raise DatasetError(f"{section}[{number}] has the id {entry['id']!r}")
+        first = seen.setdefault(entry["id"], number)
+        if first != number:
+            raise DatasetError(
+                f"{section}[{number}] has the id {entry['id']!r}, as [{first}] has already"
+            )
 
 
 def _objects_by_image(
@@ -116,6 +141,8 @@ def _objects_by_image(
             problems.append(f"{where} is of the category {entry['category_id']}, not listed")
         elif not _is_box(entry["bbox"]):
             problems.append(f"{where} has the box {entry['bbox']}; wanted is [x, y, width, height]")
+        elif not _is_area(entry.get("area", 0)):
+            problems.append(f"{where} has the area {entry['area']!r}; wanted is a number from 0 up")
         else:
             annotations[entry["image_id"]].append(entry)
     if problems:
@@ -139,3 +166,7 @@ def _is_box(box: Any) -> bool:
         and box[2] >= 0
         and box[3] >= 0
     )
+
+
+def _is_area(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0

@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pixel_arguments
+
 __all__ = ["OPSETS", "make_parser"]
 
 # Operator sets: what the exporters of PyTorch 2.13 write without converting, from the oldest that
@@ -24,32 +26,6 @@ def _pair(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return name, value
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size: give 640, or 640x384 (width, height)"
-        )
-    return int(parts[0]), int(parts[-1])
-
-
-def _three(text: str) -> tuple[float, ...]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one number, or three with commas")
-    return tuple(numbers * (3 // len(numbers)))
-
-
-def _scale(text: str) -> tuple[float, ...]:
-    numbers = _three(text)
-    if min(numbers) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: only by numbers over 0 can be divided")
-    return numbers
 
 
 def _tolerance(text: str) -> float:
@@ -133,19 +109,19 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         "images", "What the module was trained on, so that it is compared on what it knows."
     )
     images.add_argument(
-        "--input-size", type=_size, default=(640, 640), metavar="WxH", dest="input_size_wh",
+        "--input-size", type=pixel_arguments.size, default=(640, 640), metavar="WxH", dest="input_size_wh",
         help="width and height in pixels, such as 416 or 640x384 (default 640)",
     )
     images.add_argument(
         "--input-order", choices=("rgb", "bgr"), default="rgb", help="of the channels (default rgb)"
     )
     images.add_argument(
-        "--mean", type=_three, default=(0.0, 0.0, 0.0), metavar="NUMBERS",
+        "--mean", type=pixel_arguments.three, default=(0.0, 0.0, 0.0), metavar="NUMBERS",
         help="subtracted from pixels of 0 to 255: one number, or three in the module's order, as"
         " 123.7,116.3,103.5 (default 0)",
     )
     images.add_argument(
-        "--std", "--scale", type=_scale, default=(255.0, 255.0, 255.0), metavar="NUMBERS",
+        "--std", "--scale", type=pixel_arguments.scale, default=(255.0, 255.0, 255.0), metavar="NUMBERS",
         help="what the difference is divided by, in the same units (default 255, which gives 0"
         " to 1)",
     )

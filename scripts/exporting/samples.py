@@ -60,7 +60,8 @@ def read_samples(
         count: How many are read at most, in the order of their names.
 
     Returns:
-        Names, and float32 [count, 3, H, W].
+        Names, and float32 [count, 3, H, W]; one image alone is followed by its mirrored copy, so
+        that what the export took from one image shows on another.
 
     Raises:
         ExportError: There are none, or one cannot be read.
@@ -84,4 +85,8 @@ def read_samples(
             images.append(form.apply(data))
         except ImageError as error:
             raise ExportError(f"{name}: {error}") from error
-    return list(sources), np.stack(images)
+    names = list(sources)
+    if len(images) == 1:
+        names.append(f"{names[0]} (mirrored)")
+        images.append(images[0][..., ::-1])
+    return names, np.stack(images)

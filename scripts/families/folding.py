@@ -27,7 +27,8 @@ class ImportOptions:
     Attributes:
         family: Key of `families.FAMILIES`.
         source: Where the model comes from.
-        labels: Names of the classes: of all columns, or of the kept ones.
+        labels: Names of the classes: of all columns, or of the kept ones; of all if both are as
+            many.
         classes: The class columns that are kept, in the order that they are to have.
         input_size_wh: Width and height, for models that take any.
         order: See `families.base.Settings`, as for the following.
@@ -151,32 +152,45 @@ def _classes(
     raw: RawModel, match: Match, options: ImportOptions
 ) -> tuple[tuple[str, ...], tuple[int, ...] | None, str]:
     """Names of the classes, columns that are kept (None: all), and where that comes from."""
-    count, columns = match.classes, options.classes
-    written = raw.names()
-    names = options.labels or written
-    origin = "as given" if options.labels else "named in the file" if written else "COCO's, assumed"
+    count, columns, written = match.classes, options.classes, raw.names()
     if columns is not None and count is not None and max(columns) >= count:
         raise DetectorImportError(f"class {max(columns)}: the model has classes 0 to {count - 1}")
-    if columns is None and count in COCO_COLUMNS and len(names) in (0, len(coco.LABELS)):
-        columns, names = COCO_COLUMNS[count], names or coco.LABELS
-        origin += f", of {count} columns those whose COCO ids are in use"
-    elif not names:
-        if count is None:
-            return (), columns, "unknown: name them with --labels"
-        if count == len(coco.LABELS):
-            names = coco.LABELS
-        else:
-            names = tuple(f"class {index}" for index in range(count))
-            origin = "unknown: name them with --labels"
-    if columns is not None and len(names) != len(columns):
-        if max(columns) >= len(names):
-            raise DetectorImportError(f"class {max(columns)} is kept, but {len(names)} are named")
-        names = tuple(names[column] for column in columns)
-    elif columns is None and count is not None and len(names) != count:
+    names, origin = written, "named in the file"
+    if options.labels:
+        names, origin = options.labels, "as given"
+        if columns is not None and len(names) == len(columns):
+            # Without the number of all, names are of all if every kept column has its own.
+            total = count or len(written) or max(len(names), max(columns) + 1)
+            if len(names) < total:
+                return names, columns, _described_classes(names, "as given for those kept")
+            origin += " for all classes in the model's order"
+    if count in COCO_COLUMNS and len(names) in (0, len(coco.LABELS)):
+        origin = origin if names else "COCO's, assumed"
+        in_use = dict(zip(COCO_COLUMNS[count], names or coco.LABELS, strict=True))
+        names = tuple(in_use.get(column, f"class {column}") for column in range(count))
+        if columns is None:
+            columns = COCO_COLUMNS[count]
+            origin += f", of {count} columns those whose COCO ids are in use"
+    elif not names and count is None:
+        return (), columns, "unknown: name them with --labels"
+    elif count == len(coco.LABELS) and not names:
+        names, origin = coco.LABELS, "COCO's, assumed"
+    elif count is not None and not names:
+        names = tuple(f"class {index}" for index in range(count))
+        origin = "unknown: name them with --labels"
+    if columns is not None and max(columns) >= len(names):
+        raise DetectorImportError(f"class {max(columns)} is kept, but {len(names)} are named")
+    if count is not None and len(names) != count:
         raise DetectorImportError(
             f"there are {len(names)} labels ({origin}), but the model has {count} classes"
         )
-    return names, columns, f"{len(names)}, {origin} ({names[0]} ... {names[-1]})"
+    if columns is not None:
+        names = tuple(names[column] for column in columns)
+    return names, columns, _described_classes(names, origin)
+
+
+def _described_classes(names: Sequence[str], origin: str) -> str:
+    return f"{len(names)}, {origin} ({names[0]} ... {names[-1]})"
 
 
 # Heads that number their classes by COCO's ids, without and with column 0, which no class has.

@@ -96,7 +96,8 @@ def load(path: Path) -> onnx.ModelProto:
         DetectorImportError: It cannot be read, or is no valid ONNX model.
     """
     try:
-        model = onnx.load(path)
+        # Not by the name's suffix, which may stand for ONNX's text forms.
+        model = onnx.load(path, format="protobuf")
         if not model.graph.node:
             raise DetectorImportError(f"{path} is no ONNX model: it has no nodes")
         onnx.checker.check_model(model)

@@ -24,7 +24,12 @@ _TX_TY_TW_TH = (1, 0, 3, 2)  # of TensorFlow's ty tx th tw
 _LARGEST_GROWTH = np.float32(np.log(1000 / 16))  # torchvision's bound of the size's logarithm
 _HALF = (127.5, 127.5, 127.5)  # pixels become -1 to 1
 SETTINGS = Settings(mean=_HALF, std=_HALF, resize="stretch", iou_threshold=0.5)
-TORCHVISION_SETTINGS = replace(SETTINGS, iou_threshold=0.55)  # of SSDLite
+SSDLITE_SETTINGS = replace(SETTINGS, iou_threshold=0.55)
+# torchvision's VGG16 takes pixels as Caffe's did: only the mean is subtracted.
+VGG_SETTINGS = replace(
+    SETTINGS, mean=(123.0, 117.0, 104.0), std=(1.0, 1.0, 1.0), iou_threshold=0.45
+)
+VGG_ANCHORS = 8732  # of 300 x 300
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,8 @@ def match_torchvision(raw: RawModel, named: bool) -> Match | None:
 
     return Match(
         reason=f"encodings, logits and {count} anchors in pixels",
-        classes=width - 1, settings=TORCHVISION_SETTINGS, decode=decode,
+        classes=width - 1, decode=decode,
+        settings=VGG_SETTINGS if count == VGG_ANCHORS else SSDLITE_SETTINGS,
     )  # fmt: skip
 
 

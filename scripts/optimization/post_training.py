@@ -143,9 +143,10 @@ def to_int8(model: onnx.ModelProto, options: Int8Options) -> Int8Result:
     tried: dict[frozenset[str], float] = {}
 
     def loss(float_layers: frozenset[str]) -> float:
-        quantised = quantize(model, ranges, options.target, float_layers)
-        name = f"int8 with {len(float_layers)} layers in float"
-        tried[float_layers] = yardstick.measure(quantised, name).map
+        if float_layers not in tried:
+            quantised = quantize(model, ranges, options.target, float_layers)
+            name = f"int8 with {len(float_layers)} layers in float"
+            tried[float_layers] = yardstick.measure(quantised, name).map
         return reference - tried[float_layers]
 
     chosen, ranked = _choose(model, ranges, images, options, loss)
@@ -197,7 +198,9 @@ def _dataset(
             return replace(options.dataset, images=tuple(others)), [
                 f"measured on the {len(others)} labelled images that were not calibrated with"
             ]
-        return options.dataset, [f"measured on {len(options.dataset.images)} labelled images"]
+        count = len(options.dataset.images)
+        which = ", some of them calibrated with, for want of others" if len(others) < count else ""
+        return options.dataset, [f"measured on {count} labelled images{which}"]
     spare = [path for path in image_files(options.calibration) if path.resolve() not in used]
     held_out = len(spare) >= _FEWEST
     paths = spare[:: max(1, -(-len(spare) // _MOST))] if held_out else list(images.paths)

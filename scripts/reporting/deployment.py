@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assembly import Serving, install
-from benchmark import measure_ensemble
+from benchmark import measure_ensemble, stage_models
 from evaluation import Dataset, evaluate_server
 from local_server import TritonServer
+from machine import shared_memory_mb
 from reporting.table import Row
 
 __all__ = ["Stage", "measure_deployment"]
@@ -68,14 +69,15 @@ def measure_deployment(
     with tempfile.TemporaryDirectory(prefix="detserve-report-") as folder:
         repository = Path(folder)
         install(chosen_path, repository, engine=chosen.engine, serving=Serving(instances=2))
+        models = stage_models(repository)
         images = [image.path.read_bytes() for image in dataset.images][:64]
         with TritonServer(
             repository, http_port=0, grpc_port=0, metrics_port=0, health_port=0
         ) as server:
             served = evaluate_server(server.grpc_url, dataset)
-            one = measure_ensemble(server, images, 1, seconds)
+            one = measure_ensemble(server, models, images, 1, seconds)
             with _PeakMemory(server) as memory:
-                many = measure_ensemble(server, images, _CONCURRENCY, seconds)
+                many = measure_ensemble(server, models, images, _CONCURRENCY, seconds)
     stages.append(
         Stage(
             name="production",
@@ -110,14 +112,6 @@ class _PeakMemory:
     def _watch(self) -> None:
         while True:
             pids = [self._server.pid, *self._server.stub_pids()]
-            self.peak_mb = max(self.peak_mb, sum(map(_proportional_mb, pids)))
+            self.peak_mb = max(self.peak_mb, sum(map(shared_memory_mb, pids)))
             if self._done.wait(0.5):
                 return
-
-
-def _proportional_mb(pid: int) -> float:
-    """A process's share of the memory it uses (PSS), in MiB."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return 0.0

@@ -14,13 +14,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmark import processor_name
 from contract import load_model
 from detserve.engines import EngineError
-from evaluation import Dataset, evaluate_file, load_dataset
-from evaluation.agreement import agreement_dataset
-from photos import PHOTOS, jpeg
+from evaluation import Dataset, evaluate_file
+from machine import processor_name
 from reporting.deployment import Stage, measure_deployment
+from reporting.images import split
 from reporting.measure import MeasureError, Speed, measure
 from reporting.table import Recommendation, Row, recommend
 from reporting.variants import Made, depends_on_engine, make_variant
@@ -95,12 +94,13 @@ def make_report(model: Path, workspace: Path, options: ReportOptions) -> Report:
         RepositoryError, ServerError: The recommended variant cannot be served.
     """
     load_model(model)
-    dataset, accuracy_name = _dataset(model, workspace, options)
+    dataset, accuracy_name, calibration = split(
+        model, workspace, options.images, options.annotations, options.calibration
+    )
     images = [image.path for image in dataset.images]
     candidates = [Candidate("fp32", engine, model) for engine in options.engines]
     failed: list[Row] = []
     files: dict[str, Made] = {}
-    calibration = options.calibration or options.images or images[0].parent
     labelled = dataset if options.images is not None else None
     steps = [(name, engine) for name in options.variants for engine in options.engines]
     with tqdm(steps, desc="making variants", unit="variant", disable=None) as progress:
@@ -138,17 +138,6 @@ class Candidate:
     engine: str
     path: Path
     notes: tuple[str, ...] = ()
-
-
-def _dataset(model: Path, workspace: Path, options: ReportOptions) -> tuple[Dataset, str]:
-    if options.images is not None:
-        return load_dataset(options.images, options.annotations), "mAP"
-    folder = workspace / "photos"
-    folder.mkdir()
-    photos = [folder / f"{name}.jpg" for name in PHOTOS]
-    for photo in photos:
-        photo.write_bytes(jpeg(photo.stem))
-    return agreement_dataset(model, photos), "agreement"
 
 
 def _measure(
@@ -234,10 +223,17 @@ def _row(
     )  # fmt: skip
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def _machine(engines: Sequence[str]) -> dict[str, Any]:
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": processor_name(),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in engines},
+        **{name: version for name in engines if (version := _version(name))},
     }

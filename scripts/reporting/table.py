@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
 from reporting.measure import Speed
 
 __all__ = ["Recommendation", "Row", "markdown_notes", "markdown_table", "recommend", "save_plot"]
@@ -129,6 +127,8 @@ def save_plot(
     rows: Sequence[Row], chosen: Row, max_drop: float, accuracy_name: str, path: Path
 ) -> None:
     """Draw accuracy against throughput, the chosen variant ringed."""
+    import matplotlib as mpl
+
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -165,6 +165,6 @@ def save_plot(
     axes.margins(0.12)
     axes.set_ylim(bottom=min(0, *axes.get_ylim()) if not shown else None)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract import load_model
+from detserve.engines import EngineError
 from evaluation import Dataset
 from families import DetectorImportError
 from optimization import OptimizationError
@@ -54,7 +55,7 @@ def make_variant(
 
     Raises:
         ContractError: The file is no detector.
-        EngineError, EvaluationError, DatasetError, OSError: As `optimize.optimize` raises them.
+        EvaluationError, DatasetError, OSError: As `optimize.optimize` raises them.
     """
     steps = name.split("+")
     pruning = next((Pruning.parse(step) for step in steps if ":" in step), None)
@@ -75,7 +76,7 @@ def make_variant(
             int8=int8, calibration=calibration if pruning is not None else None,
         )  # fmt: skip
         save_optimized(made, path)
-    except (DetectorImportError, OptimizationError) as error:
+    except (DetectorImportError, EngineError, OptimizationError) as error:
         return Made(None, (f"could not be made: {error}",))
     return Made(path, tuple(note for report in reports for note in report.notes))
 

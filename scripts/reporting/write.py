@@ -61,7 +61,9 @@ def _markdown(report: Report) -> str:
                 for stage in report.deployment
             ),
             "",
-            "Memory is of all processes together; in process, of one a core.",
+            "Memory is of all processes together: in process the peak of one a core, what they"
+            " share counted for each; served what Triton's processes have at once, what they share"
+            " counted once.",
             "",
         ]
     if notes := markdown_notes(report.rows):

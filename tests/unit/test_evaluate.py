@@ -157,3 +157,19 @@ def test_it_runs_as_a_script(model: Path, images: Path, tmp_path: Path) -> None:
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert "mAP" in result.stdout
+
+
+def test_a_reference_without_answers_is_no_reference(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "reference.json"
+    assert run(model, "--images", images, "--json", target) == 0
+    result = json.loads(target.read_text())
+    target.write_text(json.dumps(result | {"failures": [["a.png", "no answer in time"]]}))
+    against = (model, "--images", images, "--reference", target, "--max-drop", "0.01")
+    capsys.readouterr()
+    assert run(*against) == 1
+    err = capsys.readouterr().err
+    assert "the reference" in err
+    assert "gave no answer for 1 of 2 images" in err
+    assert run(*against, "--max-failures", "1") == 0

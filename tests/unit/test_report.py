@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import report
+from reporting.images import split
 from reporting.measure import MeasureError, Speed, measure
 from reporting.table import Row, markdown_notes, markdown_table, recommend
 from tests.images import encode
@@ -87,6 +88,24 @@ def test_a_missing_detector_is_an_error_and_not_a_traceback(
     assert report.main([str(tmp_path / "none.onnx"), "--output", str(tmp_path / "out")]) == 1
     assert "none.onnx cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_variants_are_not_judged_by_what_they_were_fitted_to(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for number in range(8):
+        name = f"{number}"
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(
+            encode(Image.new("RGB", (64, 48), (30 * number, 0, 0)), "JPEG")
+        )
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    work = tmp_path / "work"
+    work.mkdir()
+    dataset, name, calibration = split(Path("none"), work, tmp_path / "images", None, None)
+    judged = {image.path.read_bytes() for image in dataset.images}
+    fitted = {path.read_bytes() for path in calibration.iterdir()}
+    assert name == "mAP"
+    assert (len(judged), len(fitted), judged & fitted) == (6, 2, set())
 
 
 def test_a_report_from_end_to_end(tmp_path: Path) -> None:
