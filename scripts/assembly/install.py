@@ -55,7 +55,8 @@ class Installed:
         path: The model's file in the repository.
         changed: The other files that are new or have another content.
         pruned: Versions that were removed.
-        served: The version that the ensemble's requests reach.
+        served: The version that the ensemble's requests reach; None if its configurations name one
+            that is not there.
     """
 
     ensemble: str
@@ -65,7 +66,7 @@ class Installed:
     path: Path
     changed: tuple[Path, ...]
     pruned: tuple[int, ...]
-    served: int
+    served: int | None
 
 
 def install(
@@ -98,7 +99,8 @@ def install(
         source: The ONNX file that a plan without a record was built from.
         replace_configs: Configure the ensemble anew where the model does not fit it.
         overwrite: Write over a version that is there.
-        keep: How many versions to keep, the new one included; all by default.
+        keep: How many versions to keep, the new one included; all by default. The one that is
+            served stays in any case.
         check: Called with a repository that has nothing but the new state of the ensemble, and
             with the ensemble's name, before anything is changed; it raises to refuse.
 
@@ -109,25 +111,26 @@ def install(
     """
     if keep is not None and keep < 1:
         raise RepositoryError(f"at least one version must be kept, got {keep}")
-    with Changes() as changes:
-        changes.folder(repository)
+    with Changes() as outermost:  # it takes back an empty folder alone: that needs no lock
+        outermost.folder(repository)
         with locked(repository):
-            current = None
-            if (repository / ensemble / "config.pbtxt").is_file():
-                settle(repository, ensemble)
-                current = DetectorRepository(repository, ensemble)
-            if engine is None:
-                engine = current.backend if current is not None else "onnxruntime"
-            file = read_detector_file(model, engine, source)
-            assembly = _prepare(file, current, ensemble, serving or Serving(), replace_configs)
-            detector = repository / assembly.names.detector
-            version = _choose_version(detector, version, overwrite=overwrite)
-            if check is not None:
-                _try_out(repository, assembly, version, check)
-            path = _assemble(repository, assembly, version, changes)
-    with locked(repository):
-        clear_up(detector)
-        pruned = prune(detector, keep) if keep is not None else []
+            with Changes() as changes:
+                current = None
+                if (repository / ensemble / "config.pbtxt").is_file():
+                    settle(repository, ensemble)
+                    current = DetectorRepository(repository, ensemble)
+                if engine is None:
+                    engine = current.backend if current is not None else "onnxruntime"
+                file = read_detector_file(model, engine, source)
+                assembly = _prepare(file, current, ensemble, serving or Serving(), replace_configs)
+                detector = repository / assembly.names.detector
+                version = _choose_version(detector, version, overwrite=overwrite)
+                if check is not None:
+                    _try_out(repository, assembly, version, check)
+                path = _assemble(repository, assembly, version, changes)
+            clear_up(detector)
+            served = DetectorRepository(repository, ensemble).served_version()
+            pruned = prune(detector, keep, served) if keep is not None else []
     return Installed(
         ensemble=ensemble,
         detector=detector.name,
@@ -136,7 +139,7 @@ def install(
         path=path,
         changed=tuple(changes.written),
         pruned=tuple(pruned),
-        served=DetectorRepository(repository, ensemble).served_version() or version,
+        served=served,
     )
 
 

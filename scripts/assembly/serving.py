@@ -18,12 +18,14 @@ __all__ = [
     "ModelNames",
     "Serving",
     "adjust",
+    "is_model_name",
     "model_names",
 ]
 
 Kind = Literal["auto", "cpu", "gpu"]
 
 DEFAULT_ENSEMBLE = "detection"
+_CANDIDATE = "_candidate"  # ends the name under which a promotion tries a detector
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -77,15 +79,25 @@ class ModelNames(NamedTuple):
         return cls(ensemble, *steps)
 
 
+def is_model_name(name: str) -> bool:
+    """Whether a model can be called that, and its folder."""
+    return _NAME.fullmatch(name) is not None
+
+
 def model_names(ensemble: str) -> ModelNames:
     """What a new ensemble's models are called: the default's plainly, others' by its name.
 
     Raises:
         RepositoryError: The name cannot be one of a model.
     """
-    if not _NAME.fullmatch(ensemble):
+    if not is_model_name(ensemble):
         raise RepositoryError(
             f"{ensemble!r} cannot be an ensemble's name: letters, digits, '_', '-' and '.' can"
+        )
+    if ensemble.endswith(_CANDIDATE):
+        raise RepositoryError(
+            f"{ensemble!r} cannot be an ensemble's name: under names that end in {_CANDIDATE!r}"
+            " scripts/promote.py tries detectors out, and removes them"
         )
     prefix = "" if ensemble == DEFAULT_ENSEMBLE else f"{ensemble}_"
     return ModelNames(ensemble, f"{prefix}preprocess", f"{prefix}detector", f"{prefix}postprocess")

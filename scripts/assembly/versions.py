@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 from assembly.changes import Changes, locked, write_atomically
-from assembly.serving import ENGINES
+from assembly.serving import ENGINES, is_model_name
 from detserve.repository import DetectorRepository, RepositoryError, read_model_config
+from local_server import RECORD
 
 __all__ = [
     "clear_up",
@@ -93,13 +98,21 @@ def roll_back(root: Path, ensemble: str) -> tuple[int, int]:
         The version set aside and the one that is the newest now.
 
     Raises:
-        RepositoryError: There is no such ensemble, or no version before the newest.
+        RepositoryError: There is no such ensemble, no version before the newest, or that one is
+            of before a promotion.
     """
     with locked(root):
         settle(root, ensemble)
         current = DetectorRepository(root, ensemble)
         detector = root / current.detector.name
         versions = versions_of(detector)
+        promoted = (root / ensemble / RECORD).is_file()
+        if promoted and (len(versions) < 2 or _is_of_another_generation(current, detector)):
+            raise RepositoryError(
+                f"{ensemble} has been promoted, and {detector} has no version before"
+                f" {versions[-1] if versions else 'the first'} that belongs to what is served now:"
+                " scripts/promote.py --rollback goes back to what a promotion has replaced"
+            )
         if len(versions) < 2:
             raise RepositoryError(
                 f"{detector} has no version before {versions[0] if versions else 'the first'}"
@@ -112,9 +125,25 @@ def roll_back(root: Path, ensemble: str) -> tuple[int, int]:
         return versions[-1], versions[-2]
 
 
-def prune(detector: Path, keep: int) -> list[int]:
-    """Remove all versions but the newest ones; return the numbers of those that went."""
-    old = versions_of(detector)[:-keep]
+def _is_of_another_generation(current: DetectorRepository, detector: Path) -> bool:
+    """Whether the version before the newest keeps an ensemble's configuration of another number.
+
+    The response cache knows answers by that number: put in place, it could bring back old ones.
+    """
+    saved = detector / str(versions_of(detector)[-2]) / _SAVED / f"{current.ensemble.name}.pbtxt"
+    if not saved.is_file():
+        return False
+    config = text_format.Parse(saved.read_text(encoding="utf-8"), ModelConfig())
+    return bool(config.version_policy != current.ensemble.version_policy)
+
+
+def prune(detector: Path, keep: int, served: int | None) -> list[int]:
+    """Remove all versions but the newest ones and the one that is served.
+
+    Returns:
+        The numbers of those that went.
+    """
+    old = [version for version in versions_of(detector)[:-keep] if version != served]
     for version in old:
         folder = detector / str(version)
         shutil.rmtree(folder / _SAVED, ignore_errors=True)
@@ -133,24 +162,47 @@ def clear_up(detector: Path) -> None:
 
 
 def remove(root: Path, ensemble: str) -> list[str]:
-    """Remove an ensemble and those of its steps that no other ensemble has.
+    """Remove an ensemble and those of its models that no other ensemble has.
+
+    They are its steps and, after promotions, those of its other generations.
 
     Returns:
         The names of the models that went.
 
     Raises:
-        RepositoryError: There is no such ensemble.
+        RepositoryError: There is no such ensemble, or a record of promotions is damaged.
     """
     with locked(root):
-        names = [config.name for config in DetectorRepository(root, ensemble).configs]
-        used = {
-            step.model_name
-            for path in root.glob("*/config.pbtxt")
-            if path.parent.name != ensemble
-            for step in read_model_config(path.parent).ensemble_scheduling.step
-        }
-        # The ensemble first: the steps are whole without it.
-        gone = [name for name in reversed(names) if name not in used]
+        steps = [config.name for config in DetectorRepository(root, ensemble).configs]
+        own = {*steps, *_recorded(root / ensemble)}
+        used: set[str] = set()
+        candidates = []
+        for folder in sorted(path.parent for path in root.glob("*/config.pbtxt")):
+            names = {step.model_name for step in read_model_config(folder).ensemble_scheduling.step}
+            if not names or folder.name == ensemble:
+                continue
+            if folder.name in own and names <= own:  # what a promotion tries itself out with
+                candidates.append(folder.name)
+            else:
+                used |= {folder.name, *names, *_recorded(folder)}
+        # The ensembles first: the steps are whole without them.
+        order = dict.fromkeys([ensemble, *candidates, *reversed(steps), *sorted(own)])
+        gone = [name for name in order if name not in used and (root / name).is_dir()]
         for name in gone:
             shutil.rmtree(root / name)
         return gone
+
+
+def _recorded(ensemble: Path) -> set[str]:
+    """The models that the generations of an ensemble have, as promotions have noted them."""
+    record = ensemble / RECORD
+    try:
+        names = set(json.loads(record.read_text(encoding="utf-8"))["models"])
+    except FileNotFoundError:
+        return set()
+    except (ValueError, KeyError, TypeError) as error:
+        raise RepositoryError(f"{record} is damaged: {error!r}") from error
+    for name in names:
+        if not isinstance(name, str) or not is_model_name(name):
+            raise RepositoryError(f"{record} is damaged: {name!r} is no model's name")
+    return names

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pixel_arguments
+from pixel_arguments import scale, size, three
 
 __all__ = ["OPSETS", "make_parser"]
 
@@ -109,19 +109,19 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         "images", "What the module was trained on, so that it is compared on what it knows."
     )
     images.add_argument(
-        "--input-size", type=pixel_arguments.size, default=(640, 640), metavar="WxH", dest="input_size_wh",
+        "--input-size", type=size, default=(640, 640), metavar="WxH", dest="input_size_wh",
         help="width and height in pixels, such as 416 or 640x384 (default 640)",
     )
     images.add_argument(
         "--input-order", choices=("rgb", "bgr"), default="rgb", help="of the channels (default rgb)"
     )
     images.add_argument(
-        "--mean", type=pixel_arguments.three, default=(0.0, 0.0, 0.0), metavar="NUMBERS",
+        "--mean", type=three, default=(0.0, 0.0, 0.0), metavar="NUMBERS",
         help="subtracted from pixels of 0 to 255: one number, or three in the module's order, as"
         " 123.7,116.3,103.5 (default 0)",
     )
     images.add_argument(
-        "--std", "--scale", type=pixel_arguments.scale, default=(255.0, 255.0, 255.0), metavar="NUMBERS",
+        "--std", "--scale", type=scale, default=(255.0, 255.0, 255.0), metavar="NUMBERS",
         help="what the difference is divided by, in the same units (default 255, which gives 0"
         " to 1)",
     )

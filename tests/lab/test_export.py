@@ -71,6 +71,10 @@ NETWORKS = """
             rows = super().forward(x)
             return rows + 1 if float(x.mean()) > 0.5 else rows
 
+    class Remembering(Head):
+        def forward(self, x):
+            return super().forward(x) + x[0, 0, 0, 0].item()  # a constant of the export's
+
     class FixedBatch(Head):
         def forward(self, x):
             return super().forward(x).reshape(len(x), -1, 6)[: int(x.shape[0])]
@@ -200,6 +204,25 @@ def test_size_that_does_not_fit_the_module(export: Callable[..., Any]) -> None:
     status, _, err = export("Head", "--pad-value", "300")
     assert status == 1
     assert "pad_value must be 0 to 255" in err
+
+
+@pytest.mark.usefixtures("export")
+def test_an_interrupted_export_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exporting.verify.verify", interrupt)
+    status = main(["networks:Head", "-o", "out/out.onnx", "--input-size", "32",
+                   "--images", "images"])  # fmt: skip
+    assert status == 130
+    assert list(Path("out").iterdir()) == []
+
+
+def test_a_missing_config_is_not_asked_for_elsewhere(export: Callable[..., Any]) -> None:
+    pytest.importorskip("transformers", reason="make test-lab installs it")
+    status, _, err = export("examples.rtdetr:factory", "--factory-arg", "config=gone/config.json")
+    assert status == 1
+    assert "error: config=gone/config.json: there is no such file" in err
 
 
 class TestOutputs:
@@ -367,6 +390,12 @@ class TestProof:
         assert "does not give what PyTorch gives: output 'output' at [0, " in err
         assert "of image 1.png in a batch of 1; tolerated are 0.0001 + 0.0001 x" in err
         assert "exported as it went for the example image" in err
+
+    def test_one_image_that_became_a_constant(self, export: Callable[..., Any]) -> None:
+        """Another one is needed to see it: its mirrored copy."""
+        status, _, err = export("Remembering", "--count", "1")
+        assert status == 1
+        assert "does not give what PyTorch gives: output 'output' at" in err
 
     def test_a_dynamo_branch(self, export: Callable[..., Any]) -> None:
         status, _, err = export("Branching", "--exporter", "dynamo")

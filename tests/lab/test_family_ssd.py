@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("torchvision", reason="make test-lab installs it")
-from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from families.checking import smooth_images
-from tests.family_models import Array
+from families.folding import fold
+from tests.family_models import Array, raw_model
 from tests.lab.exported import check_rows, export, imported, planar, randomise
 
 CLASSES = 6
@@ -60,3 +63,27 @@ def test_ssdlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return rows
 
     assert check_rows(candidates, package) > 900
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "cells"),
+    [
+        (ssd300_vgg16, 300, (38, 19, 10, 5, 3, 1)),
+        (ssdlite320_mobilenet_v3_large, 320, (20, 10, 5, 3, 2, 1)),
+    ],
+)
+def test_settings_are_the_packages(build: Any, size: int, cells: tuple[int, ...]) -> None:
+    model = build(weights=None, weights_backbone=None, num_classes=CLASSES)
+    features = [torch.zeros(1, 1, cell, cell) for cell in cells]
+    images = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
+    anchors = model.anchor_generator(images, features)[0].numpy()
+    rng = np.random.default_rng(0)
+    raw = {
+        "bbox_regression": rng.normal(size=anchors.shape),
+        "cls_logits": rng.normal(size=(len(anchors), CLASSES)) * 9,
+        "anchors": anchors,
+    }
+    settings = fold(raw_model(raw, size_wh=(size, size), constant=("anchors",))).settings
+    assert settings.mean == pytest.approx(np.array(model.transform.image_mean) * 255, abs=0.01)
+    assert settings.std == pytest.approx(np.array(model.transform.image_std) * 255)
+    assert settings.iou_threshold == model.nms_thresh

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,6 +70,30 @@ def state(root: Path) -> dict[str, bytes]:
         str(path.relative_to(root)): path.read_bytes() if path.is_file() else b""
         for path in root.rglob("*")
     }
+
+
+def edit(root: Path, model: str, text: str) -> None:
+    """Add to a configuration."""
+    path = root / model / "config.pbtxt"
+    path.write_text(f"{path.read_text()}\n{text}\n")
+
+
+def promoted(root: Path, number: int) -> None:
+    """Serve another detector as a promotion does, which is a generation's number."""
+    name = f"detector_v{number}"
+    config = config_of(root, "detection")
+    models = {step.model_name for step in config.ensemble_scheduling.step}
+    shutil.copytree(root / "detector", root / name)
+    detector = config_of(root, name)
+    detector.name = name
+    (root / name / "config.pbtxt").write_text(text_format.MessageToString(detector))
+    config.ensemble_scheduling.step[1].model_name = name
+    config.version_policy.specific.versions[:] = [number]
+    (root / "detection/config.pbtxt").write_text(text_format.MessageToString(config))
+    record = root / "detection/generations.json"
+    known = set(json.loads(record.read_text())["models"]) if record.exists() else models
+    known |= {name, "detection_candidate"}
+    record.write_text(json.dumps({"models": sorted(known)}))
 
 
 def config_of(root: Path, model: str) -> ModelConfig:
@@ -144,6 +171,22 @@ def test_versions(root: Path, make: Make) -> None:
     assert read.model_file().read_bytes() == models[3].read_bytes()
     assert (root / "detector/1/.gitkeep").is_file()  # not ours to remove
     assert not (root / "detector/2").exists()
+
+
+def test_the_version_that_is_served_is_kept(root: Path, make: Make) -> None:
+    install(make(DEFAULT), root)
+    edit(root, "detector", "version_policy { specific { versions: [1] } }")
+    install(make(DEFAULT), root, keep=2)
+    done = install(make(DEFAULT), root, keep=2)
+    assert (done.version, done.served, done.pruned) == (3, 1, ())
+    done = install(make(DEFAULT), root, keep=2)
+    assert (done.version, done.served, done.pruned) == (4, 1, (2,))
+    assert DetectorRepository(root).versions() == [1, 3, 4]
+
+
+def test_a_served_version_that_is_not_there(root: Path, make: Make) -> None:
+    edit(root, "detector", "version_policy { specific { versions: [9] } }")
+    assert install(make(DEFAULT), root).served is None
 
 
 def test_a_version_that_would_not_be_served(root: Path, make: Make) -> None:
@@ -231,6 +274,14 @@ def test_labels_that_disagree(root: Path, make: Make) -> None:
 def test_names_that_are_none(root: Path, make: Make, name: str) -> None:
     with pytest.raises(RepositoryError, match="cannot be an ensemble's name"):
         install(make(), root, ensemble=name)
+
+
+def test_a_name_that_promotions_use(root: Path, make: Make) -> None:
+    before = state(root)
+    with pytest.raises(RepositoryError, match=r"'cars_candidate' cannot be .*promote"):
+        install(make(), root, ensemble="cars_candidate")
+    assert state(root) == before
+    assert install(make(), root, ensemble="cars_candidates").version == 1
 
 
 def test_rollback(root: Path, make: Make) -> None:
@@ -376,6 +427,33 @@ def test_an_interruption_leaves_the_repository_as_it_was(
     assert Pipeline.from_repository(root, ensemble=ensemble).labels == ("cup", "cat")
 
 
+def test_changes_are_taken_back_while_others_are_kept_out(
+    root: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(make(DEFAULT), root)
+    undone = []
+
+    def watched(file: Path, content: bytes) -> None:
+        descriptor = os.open(root, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            undone.append(f"{file.name} without the lock")
+        except BlockingIOError:
+            undone.append("locked")
+        finally:
+            os.close(descriptor)
+        file.write_bytes(content)
+
+    def die(*_: object) -> None:
+        monkeypatch.setattr("assembly.changes.write_atomically", watched)
+        raise Interrupted
+
+    monkeypatch.setattr(Changes, "add_folder", die)
+    with pytest.raises(Interrupted):
+        install(make(SMALL), root, replace_configs=True)
+    assert set(undone) == {"locked"}
+
+
 def test_a_kill_while_configurations_are_replaced(
     root: Path, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,6 +495,72 @@ def test_remove_leaves_what_others_use(root: Path, make: Make) -> None:
     (root / "twin/config.pbtxt").write_text(text_format.MessageToString(config))
     assert "postprocess" not in remove(root, "detection")
     assert DetectorRepository(root, "twin").postprocess.name == "postprocess"
+
+
+def test_remove_what_has_been_promoted(root: Path, make: Make) -> None:
+    """What would be left would be loaded by every server, for nobody."""
+    install(make(SMALL), root, ensemble="small")
+    before = state(root)
+    install(make(DEFAULT), root)
+    promoted(root, 2)
+    promoted(root, 3)
+    candidate = config_of(root, "detection")  # a promotion that was killed left it
+    candidate.name = "detection_candidate"
+    (root / "detection_candidate").mkdir()
+    (root / "detection_candidate/config.pbtxt").write_text(text_format.MessageToString(candidate))
+    gone = remove(root, "detection")
+    assert gone[:2] == ["detection", "detection_candidate"]
+    assert sorted(gone[2:]) == [
+        "detector", "detector_v2", "detector_v3", "postprocess", "preprocess",
+    ]  # fmt: skip
+    assert {name for name in state(root) if not name.startswith("small")} == set()
+    assert {name for name in before if name.startswith("small")} == set(state(root))
+
+
+def test_remove_leaves_what_others_generations_use(root: Path, make: Make) -> None:
+    install(make(DEFAULT), root)
+    install(make(SMALL), root, ensemble="detection_candidate_2")
+    (root / "detection_candidate_2").rename(root / "detection_candidate")  # a user's own
+    install(make(SMALL), root, ensemble="small")
+    (root / "small/generations.json").write_text('{"models": ["small_detector", "detector"]}')
+    promoted(root, 2)
+    gone = remove(root, "detection")
+    assert sorted(gone) == ["detection", "detector_v2", "postprocess", "preprocess"]
+
+
+@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"models": ["../x"]}', '{"models": [[]]}'])
+def test_remove_with_a_damaged_record(root: Path, make: Make, record: str) -> None:
+    install(make(DEFAULT), root)
+    (root / "detection/generations.json").write_text(record)
+    before = state(root)
+    with pytest.raises(RepositoryError, match=r"generations\.json is damaged"):
+        remove(root, "detection")
+    assert state(root) == before
+
+
+def test_rollback_of_what_has_been_promoted(root: Path, make: Make) -> None:
+    install(make(DEFAULT), root)
+    promoted(root, 2)
+    before = state(root)
+    with pytest.raises(RepositoryError, match=r"promote\.py --rollback"):
+        roll_back(root, "detection")
+    assert state(root) == before
+    install(make(DEFAULT), root)  # a version of the generation
+    assert roll_back(root, "detection") == (2, 1)
+    assert DetectorRepository(root).detector.name == "detector_v2"
+
+
+def test_rollback_to_configurations_of_before_a_promotion(root: Path, make: Make) -> None:
+    """Their ensemble has no number: it would be served as the promoted one was, from the cache."""
+    install(make(DEFAULT), root)
+    install(make(SMALL), root, replace_configs=True)
+    (root / "detection/generations.json").write_text('{"models": []}')
+    edit(root, "detection", "version_policy { specific { versions: [1] } }")
+    (root / "detection/2").mkdir()
+    before = state(root)
+    with pytest.raises(RepositoryError, match=r"promote\.py --rollback"):
+        roll_back(root, "detection")
+    assert state(root) == before
 
 
 def test_listing(root: Path, make: Make) -> None:

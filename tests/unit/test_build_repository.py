@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,28 @@ def test_usage(
         run(root, *arguments)
     assert raised.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_onnx() -> None:
+    script = build_repository.__file__
+    hide = "import runpy, sys; sys.modules['onnx'] = None; runpy.run_path(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", hide, script],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: reading detectors needs onnx: pip install 'detserve[model]'\n"
+
+
+def test_no_version_is_served(root: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, model, "--no-check") == 0
+    config = root / "detector/config.pbtxt"
+    config.write_text(config.read_text() + "version_policy { specific { versions: [9] } }\n")
+    assert run(root, model, "--no-check") == 0
+    assert "No version is served" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--rollback"], ["--remove", "--ensemble", "x"]])

@@ -181,6 +181,22 @@ def test_a_coco_file_of_more_or_fewer_images_says_so(tmp_path: Path) -> None:
         load_dataset(write_images(tmp_path / "other", {"z": []}), file)
 
 
+def test_another_folders_image_of_the_same_name_is_not_taken(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", {"c": []})
+    write_images(images / "b", {"a": []})
+    content = as_coco(SCENE, CATEGORIES)
+    for entry, name in zip(content["images"], ("a/a.jpg", "other/a.jpg", "x/c.jpg"), strict=True):
+        entry["file_name"] = name
+    dataset = load_dataset(images, write_coco(tmp_path / "x.json", content))
+    # c.jpg is there once and listed once: its folder was left out in unpacking.
+    assert [image.path.name for image in dataset.images] == ["c.jpg"]
+    assert any("a/a.jpg; other/a.jpg" in note for note in dataset.notes)
+    content["images"] = content["images"][1:]
+    write_images(images / "d", {"a": []})
+    dataset = load_dataset(images, write_coco(tmp_path / "x.json", content | {"annotations": []}))
+    assert [image.path.name for image in dataset.images] == ["c.jpg"]
+
+
 def broken(change: str) -> Any:
     content = as_coco(SCENE, CATEGORIES)
     annotation = content["annotations"][0]
@@ -201,6 +217,16 @@ def broken(change: str) -> Any:
             content["categories"][0]["id"] = "one"
         case "twice":
             content["images"][1]["file_name"] = "a.jpg"
+        case "width":
+            del content["images"][1]["height"]
+        case "same id":
+            content["images"][1]["id"] = content["images"][0]["id"]
+        case "list id":
+            content["images"][1]["id"] = [1]
+        case "area":
+            annotation["area"] = None
+        case "nan":
+            annotation["area"] = float("nan")
     return content
 
 
@@ -215,6 +241,11 @@ def broken(change: str) -> Any:
         ("box", r"has the box \[1, 2, -3, 4\]"),
         ("id", "has the id 'one'"),
         ("twice", "lists a.jpg twice"),
+        ("width", r"x\.json: images\[1\] has the width 96 and the height None"),
+        ("same id", r"x\.json: images\[1\] has the id 7, as \[0\] has already"),
+        ("list id", r"x\.json: images\[1\] has the id \[1\]"),
+        ("area", r"x\.json: 1 annotations .*annotations\[0\] has the area None"),
+        ("nan", r"annotations\[0\] has the area nan"),
     ],
 )
 def test_broken_coco_files(tmp_path: Path, change: str, message: str) -> None:

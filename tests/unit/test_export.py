@@ -118,8 +118,10 @@ class TestSamples:
         Image.new("RGB", (20, 10), (10, 20, 30)).save(tmp_path / "a.png")
         form = ImageForm(settings=self.settings, order="bgr", mean=(1, 2, 3), std=(2, 4, 8))
         names, images = read_samples(tmp_path, form, 8)
-        assert list(names) == ["a.png"]
-        assert images.shape == (1, 3, 4, 8)
+        # One image alone could not show what of it the export took for constant.
+        assert list(names) == ["a.png", "a.png (mirrored)"]
+        assert images.shape == (2, 3, 4, 8)
+        assert np.array_equal(images[1], images[0, ..., ::-1])
         assert images.dtype == np.float32
         assert images[0, :, 0, 0].tolist() == [14.5, 4.5, 0.875]
 

@@ -10,6 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import coco
+import import_detector
 from families import DetectorImportError, batch
 from families.checking import exported_candidates, verify
 from families.folding import ImportOptions, fold
@@ -254,3 +256,77 @@ def test_another_model_is_not_taken_for_the_exported_one(tmp_path: Path) -> None
     onnx.save(fold(model(spread=50), ImportOptions(order="bgr")).model, path)
     with pytest.raises(DetectorImportError, match="not those of the model as it was exported"):
         verify(path, folded)
+
+
+def with_classes(count: int, names: tuple[str, ...] | None = None) -> onnx.ModelProto:
+    head = np.random.default_rng(1).uniform(0.1, 0.9, (4 + count, CELLS))
+    return raw_model({"output0": head}, spread=SPREAD, names=names)
+
+
+BACKWARDS = tuple(reversed(range(80)))
+OF_91 = tuple(coco.LABELS[coco.CATEGORY_IDS.index(i)] for i in (90, 1, 13))
+
+
+@pytest.mark.parametrize(
+    ("raw", "classes", "labels", "expected", "said"),
+    [
+        (with_classes(2, ("cat", "dog")), (1, 0), None, ("dog", "cat"), "named in the file"),
+        (with_classes(80), BACKWARDS, None, coco.LABELS[::-1], "COCO's, assumed"),
+        (with_classes(80, coco.LABELS), BACKWARDS, None, coco.LABELS[::-1], "named in the file"),
+        (with_classes(91), (90, 1, 13), None, OF_91, "COCO's, assumed"),
+        (with_classes(90), (89, 0, 12), None, OF_91, "COCO's, assumed"),
+        (with_classes(91), (0, 12, 1), None, ("class 0", "class 12", "person"), "COCO's, assumed"),
+        (with_classes(3, ("a", "b", "c")), (2, 0), ("x", "y"), ("x", "y"), "for those kept"),
+        (with_classes(2), (1, 0), ("x", "y"), ("y", "x"), "for all classes in the model's order"),
+        (with_classes(3), (2, 0), ("x", "y", "z"), ("z", "x"), "as given"),
+    ],
+)
+def test_names_follow_the_classes_that_are_kept(
+    raw: onnx.ModelProto, classes: tuple[int, ...], labels: tuple[str, ...] | None,
+    expected: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    folded = fold(raw, ImportOptions(family="yolov8", classes=classes, labels=labels))
+    assert folded.info.labels == expected
+    assert said in folded.summary["classes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--classes", "0,7-5"], "7-5 ends before it begins"),
+        (["--std", "-1"], "only by numbers over 0 can be divided"),
+        (["--std", "1,0,1"], "only by numbers over 0 can be divided"),
+        (["--mean", "1,2"], "is not one number, or three"),
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_use(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        import_detector.main(["raw.onnx", "-o", "model.onnx", *arguments])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_import_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_detector, "verify", interrupt)
+    raw, out = tmp_path / "raw.onnx", tmp_path / "model.onnx"
+    onnx.save(model(), raw)
+    assert import_detector.main([str(raw), "-o", str(out)]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+    assert list(tmp_path.iterdir()) == [raw]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".txt", ".onnxtxt"])
+def test_the_name_of_a_file_does_not_say_how_it_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"raw{suffix}"
+    path.write_bytes(model().SerializeToString())
+    assert load(path) == model()
+    path.write_text("no model")
+    with pytest.raises(DetectorImportError, match="cannot be read as an ONNX model"):
+        load(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import fetch_model
+from catalogue import read_catalogue
 from tests.file_server import FileServer
 from tests.models import write_detector
 
@@ -147,6 +149,44 @@ def test_a_local_file(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(place.folder / "out")
     assert place.run("tiny", "--from", place.folder / "gone", mirror=False) == 1
     assert "gone" in error_of(capsys)
+
+
+def test_a_given_file_goes_before_what_is_there(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = place.folder / "out/free.onnx"
+    target.parent.mkdir()
+    left_over = place.model + b"\x3a\x00"  # another empty graph field: a model, but another file
+    target.write_bytes(left_over)
+    page = place.folder / "page.html"
+    page.write_bytes(b"<html>log in</html>")
+    assert place.run("free", "--from", page, mirror=False) == 1
+    assert f"{page} for free is no ONNX model" in error_of(capsys)
+    assert target.read_bytes() == left_over
+    assert place.run("free", "--from", place.folder / "model.onnx", mirror=False) == 0
+    assert target.read_bytes() == place.model
+    assert place.sha256 in (place.folder / "lock.json").read_text()
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.txt"])
+def test_a_given_file_is_read_whatever_it_is_called(
+    place: Place, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = place.folder / name
+    file.write_text("no model")
+    assert place.run("free", "--from", file, mirror=False) == 1
+    assert "is no ONNX model: it begins with b'no model'" in error_of(capsys)
+    file.write_bytes(place.model)
+    assert place.run("free", "--from", file, mirror=False) == 0
+
+
+def test_the_next_command_is_fit_for_a_shell(place: Place) -> None:
+    entry = read_catalogue(place.folder / "catalogue.toml")["tiny"]
+    path = place.folder / "my models; all/tiny.onnx"
+    words = shlex.split(fetch_model.next_command(entry, path))
+    assert words[:3] == ["python", "scripts/import_detector.py", os.path.relpath(path)]
+    assert words[-2:] == ["-o", os.path.relpath(path.with_name("tiny.detector.onnx"))]
 
 
 def test_what_is_out_of_reach_tells_the_other_ways(

@@ -272,7 +272,7 @@ def test_the_command_stores_what_it_is_told(
     ("option", "value", "message"),
     [
         ("--classes", "3,x", "numbers and ranges"), ("--classes", "3,3", "one twice"),
-        ("--mean", "1,2", "one number, or three"), ("--std", "0", "divided by zero"),
+        ("--mean", "1,2", "one number, or three"), ("--std", "0", "numbers over 0"),
         ("--std", "nan", "one number, or three"), ("--pad-value", "256", "from 0 to 255"),
         ("--iou-threshold", "x", "from 0 to 1"), ("--input-size", "0x5", "no size"),
         ("--labels", "missing.txt", "cannot be read"),
