@@ -6,7 +6,7 @@ client = DetectionClient(server.grpc_url)
 
 from local_server._control import Control, find_control
 from local_server._errors import PortBusyError, ServerError
-from local_server._generations import RECORD, unused_models
+from local_server._generations import CANDIDATE_OF, RECORD, unused_models
 from local_server._server import TritonServer
 
 __all__ = [

@@ -11,9 +11,10 @@ import json
 import re
 from pathlib import Path
 
-__all__ = ["RECORD", "unused_models"]
+__all__ = ["CANDIDATE_OF", "RECORD", "unused_models"]
 
 RECORD = "generations.json"
+CANDIDATE_OF = "candidate_of"  # parameter of the ensemble under which a promotion tries a model
 
 _STEP = re.compile(r"""\bmodel_name\s*:\s*["']([^"']+)["']""")
 
@@ -29,6 +30,8 @@ def unused_models(repository: Path) -> frozenset[str]:
     used: set[str] = set()
     if known:
         for config in repository.glob("*/config.pbtxt"):
-            if config.parent.name not in known:  # a candidate is an ensemble too
-                used.update(_STEP.findall(config.read_text(encoding="utf-8")))
+            text = config.read_text(encoding="utf-8")
+            steps = _STEP.findall(text)
+            if steps and CANDIDATE_OF not in text:
+                used.update((config.parent.name, *steps))
     return frozenset(known - used)

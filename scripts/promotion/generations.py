@@ -21,14 +21,14 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from assembly.changes import locked, write_atomically
 from detserve.repository import read_model_config
-from local_server import RECORD
+from local_server import CANDIDATE_OF, RECORD
 from promotion.errors import PromotionError
 
 __all__ = ["Generations"]
@@ -63,22 +63,29 @@ class Generations:
         self._last, self._made, self._entries = self._read_record()
         self.current = self._current()
 
+    @classmethod
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Keep other promotions of this ensemble out.
+    def exclusive(cls, repository: Path, ensemble: str) -> Iterator[Self]:
+        """The generations of an ensemble, read while other promotions of it are kept out.
 
         Raises:
-            PromotionError: Another one is under way.
+            RepositoryError: There is no such ensemble, or a configuration is wrong.
+            PromotionError: Another promotion is under way, the record is damaged, or somebody
+                else's model has the candidate's name.
         """
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        read_model_config(repository / ensemble)
+        descriptor = os.open(repository / ensemble, os.O_RDONLY | os.O_DIRECTORY)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise PromotionError(
-                    f"another promotion of {self.ensemble} is under way: wait for its end"
+                    f"another promotion of {ensemble} is under way: wait for its end"
                 ) from error
-            yield
+            generations = cls(repository, ensemble)
+            if not generations._is_ours():
+                raise generations._in_the_way(generations.candidate)
+            yield generations
         finally:
             os.close(descriptor)
 
@@ -90,6 +97,20 @@ class Generations:
             return None
         there = all((self.repository / model).is_dir() for model in self.models(previous))
         return previous if there else None
+
+    @property
+    def said(self) -> int | None:
+        """The number that `config.pbtxt` says; None before the first promotion."""
+        number = self._read_config().parameters[_NUMBER].string_value
+        return int(number) if number.isdecimal() else None
+
+    def knows(self, number: int) -> bool:
+        """Whether a generation is in the record, or the current one."""
+        return str(number) in self._entries
+
+    def all_models(self) -> frozenset[str]:
+        """The steps of the ensemble in any generation."""
+        return frozenset(model for number in self._entries for model in self.models(int(number)))
 
     def config(self, number: int) -> ModelConfig:
         """The ensemble's configuration in a generation."""
@@ -141,7 +162,7 @@ class Generations:
         with locked(self.repository):
             for name in (*made, self.candidate):
                 if (self.repository / name).exists():
-                    raise PromotionError(f"{self.repository / name} is in the way: remove it")
+                    raise self._in_the_way(name)
             config.name = self.ensemble
             _set_number(config, number)
             self._made |= made
@@ -160,13 +181,20 @@ class Generations:
         config.name = self.candidate
         config.ClearField("version_policy")
         config.ClearField("response_cache")
-        folder = self.repository / self.candidate
-        (folder / "1").mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "config.pbtxt", text_format.MessageToString(config).encode())
+        config.parameters[CANDIDATE_OF].string_value = self.ensemble
+        self.hide_candidate()
+        with self.staging() as folder:
+            (folder / self.candidate / "1").mkdir(parents=True)
+            text = text_format.MessageToString(config)
+            (folder / self.candidate / "config.pbtxt").write_text(text, encoding="utf-8")
+            # In one step, as when it goes: without its mark it would be somebody else's.
+            (folder / self.candidate).rename(self.repository / self.candidate)
 
     def hide_candidate(self) -> None:
-        """Remove that ensemble."""
-        shutil.rmtree(self.repository / self.candidate, ignore_errors=True)
+        """Remove that ensemble, if it is ours."""
+        if (self.repository / self.candidate).exists() and self._is_ours():
+            with self.staging() as folder:
+                (self.repository / self.candidate).rename(folder / self.candidate)
 
     def make_version(self, number: int) -> None:
         """Make the folder that the ensemble's version needs to be loaded."""
@@ -179,8 +207,10 @@ class Generations:
             self._entries[str(number)]["since"] = datetime.now(UTC).isoformat(timespec="seconds")
             self._write_record()
             content = self._entries[str(number)]["config"].encode()
-            write_atomically(self._folder / "config.pbtxt", content)
-            self.current = number
+            try:
+                write_atomically(self._folder / "config.pbtxt", content)
+            finally:  # what is on disk counts, wherever this was interrupted
+                self.current = self._current()
 
     def clear_up(self) -> None:
         """Remove what neither the current generation nor the one before it needs."""
@@ -205,15 +235,31 @@ class Generations:
                 self._write_record()
 
     def _current(self) -> int:
-        """Which generation `config.pbtxt` is; a new one where it is none that we know."""
-        for known, entry in self._entries.items():
-            # The configuration of before the first promotion does not say its number.
-            if entry["config"] == self._numbered(int(known)):
-                return int(known)
-        number = max([1, self._last, *self._version_folders()])
-        entry = {"previous": None, "config": self._numbered(number)}
-        self._entries[str(number)] = entry
+        """Which generation `config.pbtxt` is: the one that it says, whoever else has edited it."""
+        number = self.said
+        if number is None:
+            for known, entry in self._entries.items():
+                # The configuration of before the first promotion does not say its number.
+                if entry["config"] == self._numbered(int(known)):
+                    return int(known)
+            number = max([1, *self._version_folders()])
+            if self._entries.get(str(number), {}).get("previous") is not None:
+                number = self.next_number(served=1)  # that one is a promotion's
+        entry = self._entries.get(str(number), {"previous": None})
+        self._entries[str(number)] = {**entry, "config": self._numbered(number)}
         return number
+
+    def _is_ours(self) -> bool:
+        """Whether the candidate's name is free, or has what a promotion has left there."""
+        folder = self.repository / self.candidate
+        return not folder.exists() or CANDIDATE_OF in read_model_config(folder).parameters
+
+    def _in_the_way(self, name: str) -> PromotionError:
+        return PromotionError(f"{self.repository / name} is in the way: remove it")
+
+    def _read_config(self) -> ModelConfig:
+        text = (self._folder / "config.pbtxt").read_text(encoding="utf-8")
+        return text_format.Parse(text, ModelConfig())
 
     def _version_folders(self) -> list[int]:
         return [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
@@ -249,7 +295,7 @@ class Generations:
             raise PromotionError(f"{self._record_path} is damaged: {error!r}") from error
 
     def _write_record(self) -> None:
-        models = {model for number in self._entries for model in self.models(int(number))}
+        models = self.all_models()
         record = {
             "about": "the generations of this ensemble; written by scripts/promote.py",
             "models": sorted(models | {self.candidate}),
