@@ -10,6 +10,7 @@ from local_server._generations import CANDIDATE_OF, RECORD, unused_models
 from local_server._server import TritonServer
 
 __all__ = [
+    "CANDIDATE_OF",
     "RECORD",
     "Control",
     "PortBusyError",

@@ -23,6 +23,7 @@ try:
         check_served,
         install,
         list_ensembles,
+        model_names,
         remove,
         roll_back,
     )
@@ -163,17 +164,24 @@ def add_default(repository: Path, ensemble: str) -> Installed | None:
     Returns:
         What was done; None if another detector is served there, which is left as it is.
     """
+    if (served := _another(repository, ensemble)) is not None:
+        print(f"{served} is served: left as it is", file=sys.stderr)
+        return None
     folder = fetch_coco_ssd(DEFAULT_DESTINATION)
     print("Importing SSDLite-MobileNetV2 to ONNX", file=sys.stderr)
     import_coco_ssd(folder, DEFAULT_MODEL)
-    try:
-        return install(DEFAULT_MODEL, repository, ensemble=ensemble, version=1, overwrite=True)
-    except RepositoryError:
-        served = DetectorRepository(repository, ensemble).served_version()
-        if served in (None, 1):
-            raise
-        print(f"Version {served} of another detector is served: left as it is", file=sys.stderr)
+    return install(DEFAULT_MODEL, repository, ensemble=ensemble, version=1, overwrite=True)
+
+
+def _another(repository: Path, ensemble: str) -> str | None:
+    """What an ensemble serves, if that is not the detector that `add_default` has put there."""
+    if not (repository / ensemble / "config.pbtxt").is_file():
         return None
+    current = DetectorRepository(repository, ensemble)
+    name, version = current.detector.name, current.served_version()
+    if version is None or (name, version) == (model_names(ensemble).detector, 1):
+        return None
+    return f"Version {version} of {name}"
 
 
 def add_model(args: argparse.Namespace, ensemble: str) -> Installed:

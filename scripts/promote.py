@@ -30,8 +30,6 @@ from families import FAMILIES
 from promotion import Limits, Order, Outcome, PromotionError, promote, roll_back
 from promotion.exam import Images
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -56,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
         "--repository",
         type=Path,
         metavar="DIR",
-        help="its model repository, as seen from here (default: what a server of ours says, else"
-        f" {ROOT / 'model_repository'})",
+        help="its model repository, as seen from here (default: what a server of ours says;"
+        " needed with any other)",
     )
     where.add_argument(
         "--control-header",
@@ -234,7 +232,6 @@ def _order(args: argparse.Namespace) -> Order:
     return Order(
         server=args.server,
         repository=args.repository,
-        default_repository=ROOT / "model_repository",
         ensemble=args.ensemble,
         control_header=args.control_header,
         load_timeout=args.load_timeout,
@@ -283,15 +280,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     serving = f"generation {outcome.serving} ({', '.join(outcome.models)})"
     if args.json is not None:
         report = {**outcome.to_dict(), "error": problem}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        try:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            print(f"error: the report cannot be written: {error}", file=sys.stderr)
+            status = status or 1
     if problem is not None:
         print(f"error: {problem}", file=sys.stderr)
         if outcome.serving is not None:
-            print(f"{args.ensemble} still is {serving}", file=sys.stderr)
+            still = "now" if outcome.changed else "still"
+            print(f"{args.ensemble} {still} is {serving}", file=sys.stderr)
         return status
     print(f"{args.ensemble} is {serving}" + ("" if outcome.changed else ", as before"))
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from assembly.check import NotCheckableError, check_served
 from assembly.install import Installed, install
 from assembly.listing import list_ensembles
-from assembly.serving import DEFAULT_ENSEMBLE, ENGINES, Kind, Serving
+from assembly.serving import DEFAULT_ENSEMBLE, ENGINES, Kind, Serving, model_names
 from assembly.versions import remove, roll_back
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "check_served",
     "install",
     "list_ensembles",
+    "model_names",
     "remove",
     "roll_back",
 ]

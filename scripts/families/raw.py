@@ -116,6 +116,10 @@ def prepare(exported: onnx.ModelProto, input_size_wh: tuple[int, int] | None = N
     Raises:
         DetectorImportError: It is no detector of images, or does not run.
     """
+    if [info.name for info in exported.graph.output] == ["candidates"]:
+        raise DetectorImportError(
+            "the model gives `candidates`: it has been imported already, and can be used as it is"
+        )
     _refuse_suppression(exported)
     metadata = {prop.key: prop.value for prop in exported.metadata_props}
     if metadata.get("task", "detect") != "detect":

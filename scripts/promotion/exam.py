@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -98,7 +98,7 @@ class Exam:
                 return
             if self._images.annotations is None and not _has_labels(self._images.folder):
                 self._dataset = agreement_dataset(self._url, self._ensemble, self._paths())
-                self._limits = Limits(max_drop=None, min_map=self._images.agreement)
+                self._limits = replace(self._limits, max_drop=None, min_map=self._images.agreement)
                 stage.say(
                     f"no labels: its {self._dataset.objects} sure detections in"
                     f" {len(self._dataset.images)} images are what a new version has to agree with"
@@ -186,7 +186,8 @@ class Exam:
             except DetectionClientError as error:
                 raise GateError(gate, str(error)) from error
             _tell(stage, result)
-            check_accuracy(gate, result, before, Limits(max_drop=_SAME))
+            limits = Limits(max_drop=_SAME, max_failures=self._limits.max_failures)
+            check_accuracy(gate, result, before, limits)
 
     def _smoke(self, gate: str, ensemble: str) -> None:
         with self._stages.stage(gate) as stage:
@@ -215,7 +216,8 @@ class Exam:
             return [image.path for image in self._dataset.images]
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not paths:
-            raise PromotionError(f"{folder} holds no images")
+            missing = "there is no folder" if not folder.is_dir() else "there are no images in"
+            raise PromotionError(f"{missing} {folder}")
         return paths[: self._images.limit]
 
 

@@ -31,8 +31,7 @@ class Order:
 
     Attributes:
         server: Address of the running server.
-        repository: Its model repository; None for what a server of ours says, else `default`.
-        default_repository: Without either.
+        repository: Its model repository; None for what a server of ours says.
         ensemble: Its public name.
         control_header: Name and value of the header that another Triton wants.
         load_timeout: How long loading a model may take, in seconds.
@@ -51,7 +50,6 @@ class Order:
 
     server: str = "grpc://127.0.0.1:8001"
     repository: Path | None = None
-    default_repository: Path = Path("model_repository")
     ensemble: str = "detection"
     control_header: tuple[str, str] | None = None
     load_timeout: float = 120.0
@@ -92,31 +90,28 @@ class Outcome:
             "stages": self.stages.to_list(),
         }
 
-    def note(self, generations: Generations) -> None:
+    def note(self, generations: Generations, served: int) -> None:
         """Note what is served."""
-        self.changed = self.serving is not None and self.serving != generations.current
-        self.serving = generations.current
-        self.models = generations.models(generations.current)
+        self.changed = self.serving is not None and self.serving != served
+        self.serving = served
+        self.models = generations.models(served)
 
 
 @contextlib.contextmanager
 def _at_work(order: Order, outcome: Outcome) -> Iterator[tuple[ModelServer, Generations, Switch]]:
     """The server and its repository, for us alone, and nothing left of an interrupted promotion."""
     control = find_control(order.server)
-    repository = repository_of(
-        control.model_repository if control else None, order.repository, order.default_repository
-    )
+    repository = repository_of(control.model_repository if control else None, order.repository)
     header = order.control_header
     if header is None and control is not None and control.secret is not None:
         header = (control.header, control.secret)
-    generations = Generations(repository, order.ensemble)
     with (
         ModelServer(order.server, header, order.load_timeout) as server,
-        generations.exclusive(),
+        Generations.exclusive(repository, order.ensemble) as generations,
     ):
         with outcome.stages.stage("connect") as stage:
             server.check_control(generations.candidate, control)
-            outcome.note(generations)
+            outcome.note(generations, generations.current)
             stage.say(
                 f"{order.server} serves {order.ensemble} of {repository}:"
                 f" generation {generations.current}"
@@ -246,8 +241,21 @@ def _end(
 ) -> None:
     """Leave loaded what is served, and on disk that and the generation before it."""
     with outcome.stages.stage(name) as stage:
-        outcome.note(generations)
-        still = switch.unload_unused()
+        outcome.note(generations, generations.current)
+        still: list[str] = []
+        try:
+            served = switch.served()
+            if served not in (generations.current, generations.said):
+                stage.say(
+                    f"the server still has generation {served}, and the repository"
+                    f" {generations.current}: nothing is unloaded or removed"
+                )
+                if served is not None and generations.knows(served):
+                    outcome.note(generations, served)
+                return
+            still = switch.unload_unused()
+        except PromotionError as error:  # what it was that went wrong before counts more
+            stage.say(f"nothing was unloaded: {error}")
         generations.hide_candidate()
         if not is_return:  # where it is, what was given up stays for another look
             generations.clear_up()

@@ -61,11 +61,13 @@ class Witness:
 
     Attributes:
         answers: By a digest of the image.
+        labels: Of the ensemble's classes.
     """
 
     url: str
     ensemble: str
     answers: dict[bytes, Detections] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def evaluate(
@@ -73,7 +75,7 @@ class Witness:
     ) -> Evaluation:
         """Evaluate the ensemble; errors are those of `evaluation.evaluate`."""
         with DetectionClient(self.url, model=self.ensemble) as client:
-            labels = client.model_info().labels
+            self.labels = client.model_info().labels
 
             def detect(image: bytes) -> Detections:
                 answer = client.detect(image, **asdict(settings))
@@ -82,17 +84,24 @@ class Witness:
                 return answer
 
             return _evaluate(
-                detect, dataset, labels, f"{self.ensemble} at {client.url}", settings, concurrency
+                detect,
+                dataset,
+                self.labels,
+                f"{self.ensemble} at {client.url}",
+                settings,
+                concurrency,
             )
 
     def recall(self, dataset: Dataset, settings: EvaluationSettings) -> Evaluation:
         """What an evaluation of fewer images would have given."""
-        labels = next(iter(self.answers.values())).labels
 
         def detect(image: bytes) -> Detections:
-            return self.answers[hashlib.sha256(image).digest()]
+            answer = self.answers.get(hashlib.sha256(image).digest())
+            if answer is None:
+                raise DetectionClientError("there was no answer before")
+            return answer
 
-        return _evaluate(detect, dataset, labels, f"{self.ensemble} before", settings, 1)
+        return _evaluate(detect, dataset, self.labels, f"{self.ensemble} before", settings, 1)
 
 
 def _evaluate(

@@ -252,7 +252,9 @@ class Generations:
     def _is_ours(self) -> bool:
         """Whether the candidate's name is free, or has what a promotion has left there."""
         folder = self.repository / self.candidate
-        return not folder.exists() or CANDIDATE_OF in read_model_config(folder).parameters
+        if not (folder / "config.pbtxt").exists():
+            return not folder.exists()
+        return CANDIDATE_OF in read_model_config(folder).parameters
 
     def _in_the_way(self, name: str) -> PromotionError:
         return PromotionError(f"{self.repository / name} is in the way: remove it")

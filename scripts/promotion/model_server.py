@@ -20,6 +20,7 @@ from promotion.errors import PromotionError
 __all__ = ["ModelServer"]
 
 _LOADED = frozenset({"READY", "LOADING", "UNLOADING"})
+_LEAVING = frozenset({"UNLOADING"})
 _POLL = 0.05  # seconds between looks at whether a model has been unloaded
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class ModelServer:
     Args:
         url: `grpc://HOST:PORT` or `http://HOST:PORT`; `grpcs` and `https` with TLS.
         header: Name and value of the header that the server wants from who controls its models.
-        timeout: How long loading a model may take, in seconds.
+        timeout: How long loading a model, or any other answer, may take, in seconds.
 
     Raises:
         PromotionError: The address is none.
@@ -49,6 +50,8 @@ class ModelServer:
         port = parts.port or (8000 if self._is_http else 8001)
         address, tls = f"{parts.hostname}:{port}", parts.scheme.endswith("s")
         prefix = "" if self._is_http else "triton-grpc-protocol-"  # as Triton takes it over gRPC
+        # Of every call; the HTTP client has one for all.
+        self._limit = {} if self._is_http else {"client_timeout": timeout}
         self._headers = {f"{prefix}{header[0]}".lower(): header[1]} if header else {}
         self._client: Any = (
             tritonclient.http.InferenceServerClient(address, ssl=tls, network_timeout=timeout)
@@ -78,7 +81,7 @@ class ModelServer:
             PromotionError: They cannot; the message says what to do.
         """
         try:
-            self._call(lambda: self._client.unload_model(unloaded, headers=self._headers))
+            self._unload(unloaded)
         except PromotionError as error:
             text = str(error)
             if "restricted" in text or "forbidden" in text.lower():
@@ -106,9 +109,10 @@ class ModelServer:
         text = None
         if config is not None:
             text = json_format.MessageToJson(config, preserving_proto_field_name=True)
-        limit = {} if self._is_http else {"client_timeout": self._timeout}
         self._call(
-            lambda: self._client.load_model(model, headers=self._headers, config=text, **limit),
+            lambda: self._client.load_model(
+                model, headers=self._headers, config=text, **self._limit
+            ),
             f"{model} does not load: ",
         )
 
@@ -122,16 +126,22 @@ class ModelServer:
         Returns:
             Whether it is gone.
         """
-        self._call(
-            lambda: self._client.unload_model(model, headers=self._headers),
-            f"{model} cannot be unloaded: ",
-        )
-        deadline = time.monotonic() + timeout
-        while self.is_loaded(model):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_POLL)
-        return True
+        self._unload(model, f"{model} cannot be unloaded: ")
+        return self._wait_while(_LOADED, model, timeout)
+
+    def load_if_needed(self, model: str) -> None:
+        """Load a model unless it is loaded; one that is on its way out is given the time to go.
+
+        Raises:
+            PromotionError: It does not load, or does not go.
+        """
+        if not self._wait_while(_LEAVING, model, self._timeout):
+            raise PromotionError(
+                f"{model} has been on its way out for {self._timeout:g} s, with requests that it"
+                " does not answer: start the server again"
+            )
+        if not self.is_loaded(model):
+            self.load(model)
 
     def states(self) -> dict[str, dict[int, str]]:
         """The state of every version of every model: READY, UNLOADED, UNAVAILABLE, ..."""
@@ -139,7 +149,9 @@ class ModelServer:
             lambda: (
                 self._client.get_model_repository_index(headers=self._headers)
                 if self._is_http
-                else self._client.get_model_repository_index(headers=self._headers, as_json=True)
+                else self._client.get_model_repository_index(
+                    headers=self._headers, as_json=True, **self._limit
+                )
             )
         )
         entries = index if self._is_http else index.get("models", [])
@@ -154,7 +166,7 @@ class ModelServer:
 
     def is_loaded(self, model: str) -> bool:
         """Whether a version of a model is loaded, or has requests that it has not answered yet."""
-        return not _LOADED.isdisjoint(self.states().get(model, {}).values())
+        return self._is_in(_LOADED, model)
 
     def parameters(self, model: str) -> dict[str, str]:
         """The string parameters of the configuration that a model is served with.
@@ -166,11 +178,28 @@ class ModelServer:
             lambda: (
                 self._client.get_model_config(model)
                 if self._is_http
-                else self._client.get_model_config(model, as_json=True)["config"]
+                else self._client.get_model_config(model, as_json=True, **self._limit)["config"]
             )
         )
         parameters: Mapping[str, Mapping[str, str]] = config.get("parameters", {})
         return {name: value.get("string_value", "") for name, value in parameters.items()}
+
+    def _is_in(self, states: frozenset[str], model: str) -> bool:
+        return not states.isdisjoint(self.states().get(model, {}).values())
+
+    def _wait_while(self, states: frozenset[str], model: str, timeout: float) -> bool:
+        """Wait until no version of a model is in one of some states; whether that came."""
+        deadline = time.monotonic() + timeout
+        while self._is_in(states, model):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL)
+        return True
+
+    def _unload(self, model: str, prefix: str = "") -> None:
+        self._call(
+            lambda: self._client.unload_model(model, headers=self._headers, **self._limit), prefix
+        )
 
     def _call(self, call: Callable[[], T], prefix: str = "") -> T:
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from local_server import unused_models
@@ -48,6 +51,12 @@ class Switch:
             PromotionError: The server does not serve what the repository says, and cannot.
         """
         generations, served = self._generations, self.served()
+        if served is not None and not generations.knows(served):
+            raise PromotionError(
+                f"the server has generation {served} of {generations.ensemble}, of which"
+                f" {generations.repository} knows nothing: give its own folder as --repository, or"
+                " start the server again if this is it"
+            )
         if served is not None and served != generations.current:
             with self._stages.stage("tidy") as stage:
                 stage.say(
@@ -65,8 +74,7 @@ class Switch:
             PromotionError: A model does not load.
         """
         for model in self._generations.models(number):
-            if not self._server.is_loaded(model):
-                self._server.load(model)
+            self._server.load_if_needed(model)
         self._generations.show_candidate(number)
         self._server.load(self._generations.candidate)
 
@@ -78,34 +86,54 @@ class Switch:
         Args:
             number: The generation; its models are loaded.
             check: Raises if it does not do well.
+
+        Raises:
+            PromotionError: The server has not served it throughout, or the way back failed.
         """
+        before = self._generations.current
         proven = False
         try:
             with self._stages.stage("switch") as stage:
-                self._generations.make_version(number)
                 self._load(number)
                 stage.say(f"{self._generations.ensemble} is generation {number} now")
             check()
-            self._generations.commit(number)
+            self._must_serve(number)
+            with _uninterrupted():
+                self._generations.commit(number)
+            # A server that has ended before the commit is back with the configuration of then.
+            self._must_serve(number)
             proven = True
         finally:
             if not proven:
-                self._back()
+                with _uninterrupted():
+                    self._back(before)
 
     def unload_unused(self) -> list[str]:
-        """Unload what no ensemble of the repository uses; returns what still has requests."""
-        unused = unused_models(self._generations.repository) - {self._generations.candidate}
+        """Unload what this ensemble has had and none uses; returns what still has requests.
+
+        What others have had is theirs to unload: one may be about to become what they serve.
+        """
+        own = self._generations.all_models()
+        unused = (unused_models(self._generations.repository) & own) - {self._generations.candidate}
         # The candidate first: its steps then have one user less.
         models = [self._generations.candidate, *sorted(unused)]
         loaded = [model for model in models if self._server.is_loaded(model)]
         return [model for model in loaded if not self._server.unload(model, _UNLOAD)]
 
+    def _must_serve(self, number: int) -> None:
+        if self.served() != number:
+            raise PromotionError(
+                f"the server has started anew meanwhile, without generation {number}: see its log"
+            )
+
     def _load(self, number: int) -> None:
+        self._generations.make_version(number)
         self._server.load(self._generations.ensemble, self._generations.config(number))
 
-    def _back(self) -> None:
-        current = self._generations.current
+    def _back(self, current: int) -> None:
         with self._stages.stage("roll back") as stage:
+            if self._generations.current != current:
+                self._generations.commit(current)
             deadline = time.monotonic() + _RETURN
             while True:
                 try:
@@ -124,19 +152,39 @@ class Switch:
             )
 
 
-def repository_of(control_path: str | None, asked: Path | None, default: Path) -> Path:
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Take no notice of Ctrl-C and SIGTERM: half of this would be worse than either end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which gets no signals
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def repository_of(control_path: str | None, asked: Path | None) -> Path:
     """The repository to change: the server's own.
 
     Args:
         control_path: What the server's launcher says that it serves, if it is one of ours.
         asked: What the user says.
-        default: Without either.
 
     Raises:
-        PromotionError: The two say different things.
+        PromotionError: The two say different things, or nothing.
     """
     if control_path is None:
-        return asked or default
+        if asked is None:
+            raise PromotionError(
+                "there is no server of `python -m local_server` of yours at that address, which"
+                " would say what it serves: give its model repository as --repository DIR"
+            )
+        return asked
     served = Path(control_path)
     if asked is not None and asked.resolve() != served.resolve():
         raise PromotionError(

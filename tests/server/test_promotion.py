@@ -397,6 +397,38 @@ def test_bad_only_under_the_public_name(
     assert serving.health()["restarts"] == 0
 
 
+def test_triton_starts_anew_after_the_switch(
+    models: dict[str, Path],
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is back with the old version, which of course passes every check."""
+    repository = make_repository(tmp_path / "models", models["left"])
+    public = Exam.public
+    with on_any_ports(repository, check_interval=0.3) as server:
+
+        def restart_then_ask(exam: Exam) -> None:
+            assert found(server) == RIGHT
+            os.kill(server.pid, signal.SIGKILL)
+            wait_for(lambda: server.health()["restarts"] == 1, 40)
+            wait_for(lambda: server.health()["status"] == "ok", 40)
+            public(exam)
+
+        monkeypatch.setattr(Exam, "public", restart_then_ask)
+        assert run(server, models["right"], "--no-evaluate") == 1
+        error = capsys.readouterr().err
+        assert "error: the server has started anew meanwhile, without generation 2" in error
+        assert "detection still is generation 1" in error
+        assert found(server) == LEFT
+        assert {n for n in loaded(server) if n.startswith("det")} == {"detection", "detector"}
+        assert not (repository / "detector_v2").exists()
+        monkeypatch.setattr(Exam, "public", public)
+        assert run(server, models["right"], "--images", images) == 0
+        assert found(server) == RIGHT
+
+
 def test_rollback(serving: TritonServer, models: dict[str, Path], images: Path) -> None:
     was = found(serving)
     assert run(serving, models["right" if was == LEFT else "left"], "--images", images) == 0

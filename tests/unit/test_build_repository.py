@@ -163,5 +163,21 @@ def test_the_default_leaves_another_detector_alone(
     assert run(root, model, "--no-check", "--replace") == 0
     capsys.readouterr()
     assert run(root) == 0
-    assert "Version 2 of another detector is served: left as it is" in capsys.readouterr().err
+    assert "Version 2 of detector is served: left as it is" in capsys.readouterr().err
     assert DetectorRepository(root).served_version() == 2
+
+
+def test_the_default_leaves_a_promoted_detector_alone(
+    root: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, model, "--no-check") == 0
+    (root / "detector").rename(root / "detector_v2")
+    for name in ("detector_v2", "detection"):
+        path = root / name / "config.pbtxt"
+        path.write_text(path.read_text().replace('"detector"', '"detector_v2"'))
+    promoted = root / "detector_v2" / "1" / "model.onnx"
+    before = promoted.read_bytes()
+    assert run(root) == 0
+    assert "Version 1 of detector_v2 is served: left as it is" in capsys.readouterr().err
+    assert promoted.read_bytes() == before
+    assert not (root / "detector").exists()

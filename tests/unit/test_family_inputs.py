@@ -17,6 +17,7 @@ from families.checking import exported_candidates, verify
 from families.folding import ImportOptions, fold
 from families.raw import load, prepare
 from tests.family_models import Array, assert_same_rows, noise_images, raw_model, run
+from tests.models import write_detector
 
 CELLS = 8 * 8 + 4 * 4 + 2 * 2  # of strides 8, 16, 32 in 64 x 64
 HEAD = np.random.default_rng(1).uniform(0.1, 0.9, (4 + 5, CELLS))
@@ -330,3 +331,10 @@ def test_the_name_of_a_file_does_not_say_how_it_is_read(tmp_path: Path, suffix: 
     path.write_text("no model")
     with pytest.raises(DetectorImportError, match="cannot be read as an ONNX model"):
         load(path)
+
+
+def test_what_has_been_imported_already_is_told(tmp_path: Path) -> None:
+    path = write_detector(tmp_path / "model.onnx", rows=np.zeros((300, 6), np.float32))
+    with pytest.raises(DetectorImportError, match="imported already"):
+        import_detector.import_detector(path, tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()

@@ -5,20 +5,28 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import promote
-from assembly import Serving
+from assembly import Serving, install
 from contract import DetectorInfo
+from detection_client import DetectionClientError
 from detserve.detections import Detections
 from detserve.repository import DetectorRepository, RepositoryError, read_model_config
 from evaluation import Evaluation
@@ -26,11 +34,12 @@ from local_server import unused_models
 from promotion import GateError, Limits, PromotionError
 from promotion.bundle import build
 from promotion.exam import Exam, Images
+from promotion.flow import Outcome, _end
 from promotion.gates import check_accuracy, nonsense
 from promotion.generations import Generations
 from promotion.model_server import ModelServer
 from promotion.stages import Stages
-from promotion.switch import repository_of
+from promotion.switch import Switch, repository_of
 from tests.models import write_detector
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "model_repository"
@@ -105,7 +114,7 @@ def crash_after(calls: int, work: Callable[[], object]) -> bool:
         return wrapper
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("rename", "replace", "mkdir", "write_text", "write_bytes", "rmdir"):
+        for name in ("rename", "replace", "unlink", "mkdir", "write_text", "write_bytes", "rmdir"):
             patch.setattr(Path, name, counted(getattr(Path, name)))
         patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
         with contextlib.suppress(CrashError):
@@ -222,10 +231,15 @@ class TestGenerations:
         for calls in itertools.count():
             crashed = tmp_path / str(calls)
             shutil.copytree(repository, crashed)
-            ended = crash_after(calls, partial(promote_to, at(crashed), model))
+            same = at(crashed)
+            ended = crash_after(calls, partial(promote_to, same, model))
             served = steps(crashed)[:2]
             outcomes.append(served)
             assert served in (old, new)
+            if calls % 2:  # an interruption, after which the process clears up
+                assert same.current == at(crashed).current
+                same.clear_up()
+                assert steps(crashed)[:2] == served
             unused = unused_models(crashed)
             loaded = {path.name for path in crashed.iterdir()} - unused
             assert loaded == {"detection", "postprocess", *served}
@@ -240,12 +254,78 @@ class TestGenerations:
         assert outcomes.count(old) > 10
         assert outcomes.count(new) > 3
 
-    def test_two_at_once_are_refused(self, generations: Generations) -> None:
-        other = Generations(generations.repository, "detection")
+    def test_interrupted_right_after_the_configuration_was_replaced(
+        self, generations: Generations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        number = add(generations, write_detector(tmp_path / "new.onnx", 320, ROWS))
+        original = Path.replace
+
+        def interrupted(path: Path, target: Path) -> Path:
+            done = original(path, target)
+            if target.name == "config.pbtxt":
+                raise KeyboardInterrupt
+            return done
+
+        monkeypatch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            generations.commit(number)
+        assert generations.current == number
+        generations.clear_up()
+        assert steps(generations.repository)[:2] == ["preprocess_v2", "detector_v2"]
+
+    def test_an_edit_keeps_the_number_and_the_way_back(
+        self, generations: Generations, tmp_path: Path
+    ) -> None:
+        promote_to(generations, write_detector(tmp_path / "2.onnx", 300, ROWS + 1))
+        promote_to(generations, write_detector(tmp_path / "3.onnx", 300, ROWS + 2))
+        path = generations.repository / "detection/config.pbtxt"
+        path.write_text(f"# mine\n{path.read_text()}")
+        edited = at(generations.repository)
+        assert (edited.current, edited.previous) == (3, 2)
+        edited.clear_up()
+        assert (edited.repository / "detector_v2").is_dir()
+        edited.commit(2)
+        path.write_text(f"# mine again\n{path.read_text()}")
+        assert at(generations.repository).current == 2
+        assert at(generations.repository).next_number(served=1) == 4
+
+    def test_an_edit_of_a_configuration_without_a_number(
+        self, generations: Generations, tmp_path: Path
+    ) -> None:
+        """A promotion ended between the switch and the commit, then somebody edited."""
+        number = add(generations, write_detector(tmp_path / "2.onnx", 300, ROWS + 1))
+        generations.make_version(number)
+        path = generations.repository / "detection/config.pbtxt"
+        path.write_text(f"# mine\n{path.read_text()}")
+        edited = at(generations.repository)
+        assert edited.current not in (1, number)
+        assert edited.models(edited.current)[1] == "detector"
+
+    def test_an_ensemble_of_the_candidates_name_is_left_alone(
+        self, generations: Generations, tmp_path: Path
+    ) -> None:
+        number = add(generations, write_detector(tmp_path / "2.onnx", 300, ROWS + 1))
+        mine = generations.repository / "detection_candidate"
+        shutil.copytree(generations.repository / "detection", mine)
+        config = mine / "config.pbtxt"
+        config.write_text(config.read_text().replace('"detection"', '"detection_candidate"'))
+        assert unused_models(generations.repository) == {"detector_v2"}
+        before = files(mine)
         with (
-            generations.exclusive(),
+            pytest.raises(PromotionError, match="detection_candidate is in the way"),
+            Generations.exclusive(generations.repository, "detection"),
+        ):
+            pass
+        with pytest.raises(OSError, match="detection_candidate"):
+            generations.show_candidate(number)
+        generations.clear_up()
+        assert files(mine) == before
+
+    def test_two_at_once_are_refused(self, repository: Path) -> None:
+        with (
+            Generations.exclusive(repository, "detection"),
             pytest.raises(PromotionError, match="another promotion of detection"),
-            other.exclusive(),
+            Generations.exclusive(repository, "detection"),
         ):
             pass
 
@@ -279,6 +359,232 @@ class TestGenerations:
         with generations.staging() as folder:
             build(generations, model, 2, folder, serving=Serving(instances=5))
             assert read_model_config(folder / "detector_v2").instance_group[0].count == 5
+
+
+@dataclass
+class Server:
+    """What a Triton has loaded, so to say."""
+
+    repository: Path
+    loaded: dict[str, ModelConfig] = field(default_factory=dict)
+    unloaded: list[str] = field(default_factory=list)
+
+    def parameters(self, model: str) -> dict[str, str]:
+        parameters = self.loaded[model].parameters
+        return {name: parameters[name].string_value for name in parameters}
+
+    def load(self, model: str, config: ModelConfig | None = None) -> None:
+        self.loaded[model] = config or read_model_config(self.repository / model)
+
+    def is_loaded(self, model: str) -> bool:
+        return model in self.loaded
+
+    def load_if_needed(self, model: str) -> None:
+        if model not in self.loaded:
+            self.load(model)
+
+    def unload(self, model: str, _timeout: float) -> bool:
+        del self.loaded[model]
+        self.unloaded.append(model)
+        return True
+
+    def restart(self) -> None:
+        """Load what a server that starts loads."""
+        self.loaded.clear()
+        unused = unused_models(self.repository)
+        for folder in self.repository.iterdir():
+            if folder.is_dir() and folder.name not in unused:
+                self.load(folder.name)
+
+
+class TestSwitch:
+    @pytest.fixture
+    def server(self, repository: Path) -> Server:
+        server = Server(repository)
+        server.restart()
+        return server
+
+    @pytest.fixture
+    def switch(self, server: Server, generations: Generations) -> Switch:
+        return Switch(server, generations, Stages())  # type: ignore[arg-type]
+
+    @pytest.fixture
+    def number(self, generations: Generations, switch: Switch, tmp_path: Path) -> int:
+        number = add(generations, write_detector(tmp_path / "new.onnx", 320, ROWS))
+        switch.try_out(number)
+        return number
+
+    @pytest.fixture
+    def _terminable(self) -> Iterator[None]:
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, interrupt)
+        yield
+        signal.signal(signal.SIGTERM, before)
+
+    @pytest.mark.parametrize("moment", ["before the check", "at the commit"])
+    def test_a_server_that_starts_anew(
+        self,
+        server: Server,
+        generations: Generations,
+        switch: Switch,
+        number: int,
+        moment: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def check() -> None:
+            assert switch.served() == number
+            if moment == "before the check":
+                server.restart()
+
+        config = generations.repository / "detection/config.pbtxt"
+        original, commit = config.read_bytes(), generations.commit
+
+        def commit_after_restart(number: int) -> None:
+            if moment == "at the commit" and not server.unloaded:
+                server.restart()
+                server.unloaded.append("")
+            commit(number)
+
+        monkeypatch.setattr(generations, "commit", commit_after_restart)
+        with pytest.raises(PromotionError, match="started anew meanwhile, without generation 2"):
+            switch.to(number, check)
+        outcome = Outcome()
+        _end(generations, switch, outcome, "discard")
+        assert outcome.serving == 1
+        assert (config.read_bytes() == original) == (moment == "before the check")
+        assert switch.served() in (1, None)
+        assert steps(generations.repository)[:2] == ["preprocess", "detector"]
+        assert {"preprocess", "detector", "postprocess"} <= server.loaded.keys()
+        assert not (generations.repository / "detector_v2").exists()
+
+    def test_where_the_way_back_fails_nothing_is_unloaded(
+        self,
+        server: Server,
+        generations: Generations,
+        switch: Switch,
+        number: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def check() -> None:
+            monkeypatch.setattr("promotion.switch._RETURN", 0.0)
+            monkeypatch.setattr(server, "load", refuse)
+            raise GateError("gate", "no good")
+
+        def refuse(*_: object) -> None:
+            raise PromotionError("does not load")
+
+        with pytest.raises(PromotionError, match="the way back to generation 1 failed as well"):
+            switch.to(number, check)
+        outcome = Outcome()
+        _end(generations, switch, outcome, "discard")
+        assert server.unloaded == []
+        assert (generations.repository / "detector_v2/1/model.onnx").is_file()
+        assert (outcome.serving, outcome.models[1]) == (2, "detector_v2")
+
+    @pytest.mark.usefixtures("_terminable")
+    def test_the_way_back_is_not_interrupted(
+        self,
+        server: Server,
+        switch: Switch,
+        number: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        load = server.load
+
+        def check() -> None:
+            monkeypatch.setattr(server, "load", load_impatiently)
+            raise GateError("gate", "no good")
+
+        def load_impatiently(model: str, config: ModelConfig | None = None) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            load(model, config)
+
+        with pytest.raises(GateError, match="no good"):
+            switch.to(number, check)
+        assert switch.served() == 1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def test_a_server_that_does_not_answer_hides_no_error(
+        self,
+        server: Server,
+        generations: Generations,
+        switch: Switch,
+        number: int,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def dead(*_: object) -> bool:
+            raise PromotionError("it does not answer")
+
+        assert (generations.repository / f"detector_v{number}").is_dir()
+        for call in ("parameters", "is_loaded", "unload"):
+            monkeypatch.setattr(server, call, dead)
+        _end(generations, switch, Outcome(), "discard")
+        assert "nothing was unloaded: it does not answer" in capsys.readouterr().err
+        assert not (generations.repository / "detector_v2").exists()
+        assert not (generations.repository / "detection_candidate").exists()
+
+    def test_what_others_are_about_to_serve_is_left_alone(
+        self, server: Server, generations: Generations, switch: Switch, tmp_path: Path
+    ) -> None:
+        model = write_detector(tmp_path / "cars.onnx", 300, ROWS)
+        install(model, generations.repository, ensemble="cars")
+        server.restart()
+        cars = Generations(generations.repository, "cars")
+        of_cars = Switch(server, cars, Stages())  # type: ignore[arg-type]
+        number = add(cars, write_detector(tmp_path / "new.onnx", 300, ROWS + 1))
+        of_cars.try_out(number)
+        served = dict(server.loaded)
+        assert {"cars_candidate", "cars_detector_v2"} <= served.keys()
+        switch.tidy()
+        assert server.loaded == served
+        of_cars.unload_unused()
+        assert sorted(server.unloaded) == ["cars_candidate", "cars_detector_v2"]
+
+    def test_a_server_of_another_repository_is_left_alone(
+        self, server: Server, switch: Switch
+    ) -> None:
+        server.loaded["detection"].parameters["generation"].string_value = "7"
+        with pytest.raises(PromotionError, match="has generation 7 of detection, of which"):
+            switch.tidy()
+        assert switch.served() == 7
+
+
+class TestModelServer:
+    def test_a_server_that_hangs(self) -> None:
+        began = time.monotonic()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            for scheme in ("grpc", "http"):
+                with ModelServer(f"{scheme}://127.0.0.1:{port}", timeout=0.2) as server:
+                    for call in (server.load, server.unload, server.parameters, server.is_loaded):
+                        with pytest.raises(PromotionError):
+                            call("detection")
+                    with pytest.raises(PromotionError):
+                        server.check_control("x", None)
+        assert time.monotonic() - began < 10
+
+    def test_what_is_being_unloaded_is_loaded_once_it_is_gone(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        states, loads = ["UNLOADING", "UNLOADING", "UNLOADED"], list[str]()
+        with ModelServer("grpc://127.0.0.1:1", timeout=0.2) as server:
+            monkeypatch.setattr(
+                server, "states", lambda: {"m": {1: states.pop(0) if states[1:] else states[0]}}
+            )
+            monkeypatch.setattr(server, "load", loads.append)
+            server.load_if_needed("m")
+            assert (states, loads) == (["UNLOADED"], ["m"])
+            states[:] = ["READY"]
+            server.load_if_needed("m")
+            assert loads == ["m"]
+            states[:] = ["UNLOADING"]
+            with pytest.raises(PromotionError, match=r"m has been on its way out for 0\.2 s"):
+                server.load_if_needed("m")
 
 
 def evaluation(value: float, **changes: object) -> Evaluation:
@@ -344,6 +650,61 @@ class TestGates:
         said = nonsense(found, (10, 20))
         assert said is None if problem is None else said is not None and problem in said
 
+    @pytest.mark.parametrize("labelled", [True, False])
+    @pytest.mark.parametrize("allowed", [0, 1])
+    def test_failures_that_are_allowed_are_so_everywhere(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labelled: bool, allowed: int
+    ) -> None:
+        images = tmp_path / "images"
+        images.mkdir()
+        (tmp_path / "labels").mkdir() if labelled else None
+        for number in range(6):
+            pixels = np.full((40, 40, 3), number * 20, np.uint8)
+            cv2.imwrite(str(images / f"{number}.png"), pixels)
+            if labelled:
+                (tmp_path / f"labels/{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+        bad = (images / "5.png").read_bytes()  # not among those of the smoke inferences
+        found = Detections(
+            np.array([[10, 10, 30, 30]], np.float32),
+            np.array([0.9], np.float32),
+            np.array([0], np.int32),
+            ("person",),
+        )
+        promoted: list[str] = []
+
+        class Client(contextlib.nullcontext[None]):
+            url = "grpc://x"
+
+            def __init__(self, _url: str, model: str, **_options: object) -> None:
+                super().__init__()
+                self.is_new = model == "x_candidate" or bool(promoted)
+
+            def __enter__(self) -> Client:  # type: ignore[override]
+                return self
+
+            def model_info(self) -> SimpleNamespace:
+                return SimpleNamespace(labels=("person",))
+
+            def detect(self, image: bytes, **_options: object) -> Detections:
+                if self.is_new and image == bad:
+                    raise DetectionClientError("not this one")
+                return found
+
+            def detect_batch(self, paths: list[Path], **_options: object) -> list[Detections]:
+                return [found for _ in paths]
+
+        monkeypatch.setattr("promotion.gates.DetectionClient", Client)
+        what = Images(folder=images, agreement=0.5)
+        exam = Exam("grpc://x", "x", what, Limits(max_drop=0.5, max_failures=allowed), Stages())
+        exam.ask_current()
+        if not allowed:
+            with pytest.raises(GateError, match="1 of 6 images got no answer, and 0 may"):
+                exam.candidate("x_candidate")
+            return
+        exam.candidate("x_candidate")
+        promoted.append("x")
+        exam.public()
+
     def test_no_images(self, tmp_path: Path) -> None:
         exam = Exam("grpc://127.0.0.1:1", "x", Images(folder=tmp_path), Limits(), Stages())
         with pytest.raises(PromotionError, match="holds no images"):
@@ -351,13 +712,13 @@ class TestGates:
 
 
 def test_the_repository_is_the_servers(tmp_path: Path) -> None:
-    default = tmp_path / "default"
-    assert repository_of(None, None, default) == default
-    assert repository_of(None, tmp_path, default) == tmp_path
-    assert repository_of(str(tmp_path), None, default) == tmp_path
-    assert repository_of(str(tmp_path), tmp_path / "x" / "..", default) == tmp_path
+    assert repository_of(None, tmp_path) == tmp_path
+    assert repository_of(str(tmp_path), None) == tmp_path
+    assert repository_of(str(tmp_path), tmp_path / "x" / "..") == tmp_path
     with pytest.raises(PromotionError, match="leave --repository out"):
-        repository_of(str(tmp_path), default, default)
+        repository_of(str(tmp_path), tmp_path / "other")
+    with pytest.raises(PromotionError, match="give its model repository as --repository DIR"):
+        repository_of(None, None)
 
 
 class TestCommand:
@@ -393,6 +754,15 @@ class TestCommand:
         document = json.loads(report.read_text())
         assert document["error"]
         assert [stage["passed"] for stage in document["stages"]] == [False]
+
+    def test_a_report_that_cannot_be_written(
+        self, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").touch()
+        arguments = ["m.onnx", "--no-evaluate", "--server", "grpc://127.0.0.1:1"]
+        more = ["--repository", str(repository), "--json", str(tmp_path / "file/report.json")]
+        assert promote.main([*arguments, *more]) == 1
+        assert "error: the report cannot be written: " in capsys.readouterr().err
 
     def test_no_address(self, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["m.onnx", "--no-evaluate", "--server", "localhost"]
