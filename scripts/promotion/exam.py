@@ -78,6 +78,7 @@ class Exam:
         self._in_process: Evaluation | None = None
         self._candidate: Witness | None = None
         self._found_now = 0  # in smoke inferences
+        self._measure = "mAP"  # what `Evaluation.map` is
 
     def ask_current(self) -> None:
         """Read the images, and evaluate what the server answers now.
@@ -99,6 +100,7 @@ class Exam:
             if self._images.annotations is None and not _has_labels(self._images.folder):
                 self._dataset = agreement_dataset(self._url, self._ensemble, self._paths())
                 self._limits = replace(self._limits, max_drop=None, min_map=self._images.agreement)
+                self._measure = "agreement"
                 stage.say(
                     f"no labels: its {self._dataset.objects} sure detections in"
                     f" {len(self._dataset.images)} images are what a new version has to agree with"
@@ -114,7 +116,7 @@ class Exam:
                 self._reference = witness.evaluate(
                     self._dataset, self._settings, self._images.concurrency
                 )
-                _tell(stage, self._reference)
+                self._tell(stage, self._reference)
 
     def in_process(self, model: Path, engine: str) -> None:
         """Evaluate a file in this process.
@@ -133,7 +135,7 @@ class Exam:
             if self._dataset is None:
                 return
             result = evaluate_file(model, self._dataset, self._settings, engine=engine)
-            _tell(stage, result)
+            self._tell(stage, result)
             self._in_process = result
             check_accuracy("accuracy in process", result, self._reference, self._limits)
 
@@ -154,7 +156,7 @@ class Exam:
                 )
             except DetectionClientError as error:
                 raise GateError("served accuracy", str(error)) from error
-            _tell(stage, result)
+            self._tell(stage, result)
             if self._in_process is not None and abs(result.map - self._in_process.map) > _EQUAL:
                 stage.say(
                     f"in process it was {self._in_process.map:.4f}: the runtime there is"
@@ -185,9 +187,19 @@ class Exam:
                 )
             except DetectionClientError as error:
                 raise GateError(gate, str(error)) from error
-            _tell(stage, result)
+            self._tell(stage, result)
             limits = Limits(max_drop=_SAME, max_failures=self._limits.max_failures)
             check_accuracy(gate, result, before, limits)
+
+    def _tell(self, stage: Stage, result: Evaluation) -> None:
+        stage.say(
+            f"{self._measure} {result.map:.4f}, {self._measure}50 {result.map50:.4f} on"
+            f" {result.images} images ({result.source})",
+            map=result.map,
+            map50=result.map50,
+            images=result.images,
+            failures=len(result.failures),
+        )
 
     def _smoke(self, gate: str, ensemble: str) -> None:
         with self._stages.stage(gate) as stage:
@@ -230,14 +242,3 @@ def _has_labels(images: Path) -> bool:
         if part == "images"
     ]
     return any(folder.is_dir() for folder in beside) or any(images.rglob("*.txt"))
-
-
-def _tell(stage: Stage, result: Evaluation) -> None:
-    stage.say(
-        f"mAP {result.map:.4f}, mAP50 {result.map50:.4f} on {result.images} images"
-        f" ({result.source})",
-        map=result.map,
-        map50=result.map50,
-        images=result.images,
-        failures=len(result.failures),
-    )

@@ -181,8 +181,9 @@ def repository_of(control_path: str | None, asked: Path | None) -> Path:
     if control_path is None:
         if asked is None:
             raise PromotionError(
-                "there is no server of `python -m local_server` of yours at that address, which"
-                " would say what it serves: give its model repository as --repository DIR"
+                "no server of yours runs at that address: start one with `make serve`, or give the"
+                " address that it has printed as --server. Of another Triton give its model"
+                " repository as --repository DIR"
             )
         return asked
     served = Path(control_path)

@@ -707,7 +707,7 @@ class TestGates:
 
     def test_no_images(self, tmp_path: Path) -> None:
         exam = Exam("grpc://127.0.0.1:1", "x", Images(folder=tmp_path), Limits(), Stages())
-        with pytest.raises(PromotionError, match="holds no images"):
+        with pytest.raises(PromotionError, match="there are no images in"):
             exam.ask_current()
 
 
