@@ -38,7 +38,8 @@ def _markdown(report: Report) -> str:
         f" {meaning}. Speeds are of the whole pipeline, from encoded image to detections, but for"
         " 'detector ms' (batch 1, one thread): latencies of one process with one thread, images/s"
         " of one such process a core together, 'of base' within each round; medians over"
-        f" {report.rounds} rounds of {report.seconds:g} s. Memory is one process's.",
+        f" {report.rounds} round{'s' if report.rounds > 1 else ''} of {report.seconds:g} s."
+        " Memory is one process's. OpenVINO computes float32 in bfloat16 where the processor has it.",
         "",
         markdown_table(report.rows, chosen.row, report.accuracy_name),
         "",
@@ -67,5 +68,13 @@ def _markdown(report: Report) -> str:
             "",
         ]
     if notes := markdown_notes(report.rows):
-        lines += ["## What was done", "", notes, ""]
+        lines += [
+            "## What was done",
+            "",
+            "A layer 'in float' is a convolution by the name of its output; its noise is what"
+            " quantising it alone adds to the raw predictions.",
+            "",
+            notes,
+            "",
+        ]
     return "\n".join(lines)
