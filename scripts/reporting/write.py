@@ -39,7 +39,7 @@ def _markdown(report: Report) -> str:
         " 'detector ms' (batch 1, one thread): latencies of one process with one thread, images/s"
         " of one such process a core together, 'of base' within each round; medians over"
         f" {report.rounds} round{'s' if report.rounds > 1 else ''} of {report.seconds:g} s."
-        " Memory is one process's. OpenVINO computes float32 in bfloat16 where the processor has it.",
+        " Memory is one process's. OpenVINO computes in bfloat16 where the processor can.",
         "",
         markdown_table(report.rows, chosen.row, report.accuracy_name),
         "",
