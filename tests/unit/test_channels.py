@@ -481,13 +481,12 @@ def test_the_default_detector_shrinks_and_computes_the_same() -> None:
     removed = half_of_each_group(graph)
     pruned, reference = remove_channels(model, graph, removed), zeroed(model, graph, removed)
     assert DetectorInfo.of(pruned) == DetectorInfo.of(model)
+    names = ["detserve/logits", "detserve/encodings"]
     for item in (pruned, reference):
         item.graph.output.extend(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-            for name in ("logits", "encodings")
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
         )
     images = np.random.default_rng(0).integers(0, 256, (2, 300, 300, 3), np.uint8)
-    names = ["logits", "encodings"]
     for got, wanted in zip(run(pruned, images, names), run(reference, images, names), strict=True):
         assert wanted.std() > 0.1
         np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3)

@@ -26,7 +26,7 @@ from PIL import Image
 from local_server import PortBusyError, ServerError, _guardian, _triton
 from local_server._asker import Asker
 from local_server._control import Control, find_control, write_control
-from local_server._generations import unused_models
+from local_server._generations import CANDIDATE_OF, unused_models
 from local_server._http import Connection, Statistics, TritonError
 from local_server._log import Log, failure, unavailable_models
 from local_server._ports import DEFAULT_PORTS, choose_ports, is_free
@@ -359,6 +359,8 @@ class TestModels:
         record = tmp_path / "detection" / "generations.json"
         record.write_text(json.dumps({"models": ["a", "b", "b_v2", "b_v3", "candidate"]}))
         write("candidate", "a", "b_v3")  # uses what nobody is served
+        config = tmp_path / "candidate" / "config.pbtxt"
+        config.write_text(config.read_text() + f'parameters {{ key: "{CANDIDATE_OF}" }}\n')
         assert unused_models(tmp_path) == {"b", "b_v3", "candidate"}
         write("second", "b")
         assert unused_models(tmp_path) == {"b_v3", "candidate"}
