@@ -225,7 +225,7 @@ def test_many_threads_share_a_client(url: str) -> None:
     with DetectionClient(url) as client, ThreadPoolExecutor(12) as pool:
         expected = [client.detect(path) for path in PATHS]
         found = list(pool.map(lambda index: client.detect(PATHS[index % 4]), range(96)))
-        assert threading.active_count() < before + 12 + 4
+        assert threading.active_count() < before + 12 + 12  # the pool's, and a few of gRPC
     for index, one in enumerate(found):
         assert_equal(one, expected[index % 4])
 
