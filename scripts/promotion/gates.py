@@ -14,8 +14,8 @@ import numpy as np
 from detection_client import DetectionClient, DetectionClientError
 from detserve.decoding import EncodedImage, ImageError
 from detserve.detections import Detections
-from evaluation import Dataset, Evaluation, EvaluationSettings, LabelledImage, evaluate
-from evaluation.dataset import Objects
+from evaluation import Dataset, Evaluation, EvaluationSettings, evaluate
+from evaluation.agreement import label
 from promotion.errors import GateError, PromotionError
 
 __all__ = [
@@ -169,18 +169,7 @@ def agreement_dataset(url: str, ensemble: str, paths: Sequence[Path]) -> Dataset
     with DetectionClient(url, model=ensemble) as client:
         labels = client.model_info().labels
         answers = client.detect_batch(paths, score_threshold=_SURE, return_exceptions=True)
-    images, left_out = [], 0
-    for path, answer in zip(paths, answers, strict=True):
-        if isinstance(answer, Detections):
-            objects = Objects.of(answer.boxes_xyxy.tolist(), answer.class_ids.tolist())
-            images.append(LabelledImage(path, objects))
-        else:
-            left_out += 1
-    dataset = Dataset(
-        tuple(images),
-        dict(enumerate(labels)),
-        notes=(f"{left_out} images could not be used",) if left_out else (),
-    )
+    dataset = label(paths, answers, labels)
     if not dataset.objects:
         raise PromotionError(
             f"the current version of {ensemble} is sure of nothing (score {_SURE:g} and more) in"
