@@ -8,7 +8,7 @@ IMPORTER := $(wildcard scripts/tfjs_*.py scripts/families/*.py scripts/import_*.
 	scripts/coco.py scripts/contract.py scripts/npm_package.py scripts/fetch_model.py \
 	scripts/build_repository.py
 EXTRAS := local,model,photos
-DEV_EXTRAS := $(EXTRAS),benchmark,evaluate,openvino,optimize,dev
+DEV_EXTRAS := $(EXTRAS),benchmark,evaluate,gateway,openvino,optimize,tracking,dev
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
