@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar, overload
 
@@ -22,7 +22,9 @@ T = TypeVar("T")
 
 class _Transport(Protocol):
     async def infer(self, request: InferRequest, timeout: float) -> Any: ...
-    async def model_config(self, model: str, timeout: float) -> dict[str, Any]: ...
+    async def model_config(
+        self, model: str, timeout: float, headers: Mapping[str, str]
+    ) -> dict[str, Any]: ...
     async def model_ready(self, model: str, timeout: float) -> bool: ...
     async def close(self) -> None: ...
 
@@ -45,9 +47,10 @@ class AsyncDetectionClient(BaseClient):
         iou_threshold: float | None = None,
         max_detections: int | None = None,
         timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Detections:
         """Detect the objects in one image; see `DetectionClient.detect`."""
-        options = Options(score_threshold, iou_threshold, max_detections)
+        options = Options(score_threshold, iou_threshold, max_detections, headers or {})
         return await self._run(self._flows.detect(image, options, self._timeout_of(timeout)))
 
     @overload
@@ -59,6 +62,7 @@ class AsyncDetectionClient(BaseClient):
         iou_threshold: float | None = ...,
         max_detections: int | None = ...,
         timeout: float | None = ...,
+        headers: Mapping[str, str] | None = ...,
         return_exceptions: Literal[False] = ...,
     ) -> list[Detections]: ...
     @overload
@@ -70,6 +74,7 @@ class AsyncDetectionClient(BaseClient):
         iou_threshold: float | None = ...,
         max_detections: int | None = ...,
         timeout: float | None = ...,
+        headers: Mapping[str, str] | None = ...,
         return_exceptions: bool,
     ) -> list[Detections | DetectionClientError]: ...
     async def detect_batch(
@@ -80,16 +85,19 @@ class AsyncDetectionClient(BaseClient):
         iou_threshold: float | None = None,
         max_detections: int | None = None,
         timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
         return_exceptions: bool = False,
     ) -> list[Detections] | list[Detections | DetectionClientError]:
         """Detect the objects in many images; see `DetectionClient.detect_batch`."""
-        options = Options(score_threshold, iou_threshold, max_detections)
+        options = Options(score_threshold, iou_threshold, max_detections, headers or {})
         seconds = self._timeout_of(timeout)
         images = list_images(images)
         if not images:
             return []
         try:
-            batch_size = (await self._run(self._flows.model_info(seconds))).max_batch_size
+            batch_size = (
+                await self._run(self._flows.model_info(seconds, options.headers))
+            ).max_batch_size
         except DetectionClientError:
             if not return_exceptions:
                 raise
@@ -153,10 +161,10 @@ class AsyncDetectionClient(BaseClient):
         if self._address.is_grpc:
             from detection_client._grpc import AsyncGrpcTransport
 
-            return AsyncGrpcTransport(self._address, self._headers, self._ca_file)
+            return AsyncGrpcTransport(self._address, self._headers, self._tls)
         from detection_client._http import AsyncHttpTransport
 
-        return AsyncHttpTransport(self._address, self._headers, self._ca_file)
+        return AsyncHttpTransport(self._address, self._headers, self._tls)
 
     async def _run(self, flow: Flow[T]) -> T:
         transport = self._open()
@@ -182,5 +190,5 @@ async def _take(step: Step, transport: _Transport) -> Any:
             return read_image(step.image)
         return await asyncio.to_thread(read_image, step.image, step.array_encoding)
     if isinstance(step, GetConfig):
-        return await transport.model_config(step.model, step.timeout)
+        return await transport.model_config(step.model, step.timeout, step.headers)
     return await asyncio.sleep(step.seconds)

@@ -7,12 +7,13 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 from detection_client._address import ServerAddress
 from detection_client._errors import DetectionClientError, InvalidInputError
 from detection_client._flows import Flows, Outcome
 from detection_client._images import ArrayEncoding, ImageInput
+from detection_client._tensors import checked_headers
+from detection_client._tls import TlsFiles
 from detserve.detections import Detections
 
 __all__ = [
@@ -47,6 +48,8 @@ class BaseClient:
         array_encoding: How arrays are encoded for sending: ``"bmp"``, ``"png"`` (lossless both)
             or ``"jpeg"``; see `encode_array`.
         ca_file: A PEM file of the authorities to trust with TLS, in place of the system's.
+        cert_file: A PEM file of the client's certificate, where the server asks for one.
+        key_file: A PEM file of that certificate's private key, without a password.
 
     Raises:
         InvalidInputError: The URL or an option is not one of those above.
@@ -63,6 +66,8 @@ class BaseClient:
         concurrency: int = 4,
         array_encoding: ArrayEncoding = "bmp",
         ca_file: str | os.PathLike[str] = "",
+        cert_file: str | os.PathLike[str] = "",
+        key_file: str | os.PathLike[str] = "",
     ) -> None:
         self._address = ServerAddress.parse(url)
         self._timeout = _checked_timeout(timeout)
@@ -76,11 +81,14 @@ class BaseClient:
             raise InvalidInputError(
                 f"array_encoding must be 'bmp', 'png' or 'jpeg', not {array_encoding!r}"
             )
-        if ca_file and not Path(ca_file).is_file():
-            raise InvalidInputError(f"ca_file: there is no file {os.fspath(ca_file)}")
-        self._headers = _checked_headers(headers or {})
+        self._tls = TlsFiles.checked(
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            uses_tls=self._address.uses_tls,
+        )
+        self._headers = checked_headers(headers or {})
         self._concurrency = concurrency
-        self._ca_file = os.fspath(ca_file)
         self._closed = False
         self._lock = threading.Lock()
         self._flows = Flows(str(self._address), model, retries, array_encoding)
@@ -113,13 +121,6 @@ def _checked_timeout(timeout: float) -> float:
             f" not {timeout!r}"
         )
     return float(timeout)
-
-
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    for name, value in headers.items():
-        if not name or not f"{name}{value}".isprintable():
-            raise InvalidInputError(f"header {name!r}: {value!r} is not printable text")
-    return dict(headers)
 
 
 def list_images(images: Iterable[ImageInput]) -> list[ImageInput]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar, overload
@@ -23,7 +23,9 @@ T = TypeVar("T")
 
 class _Transport(Protocol):
     def infer(self, request: InferRequest, timeout: float) -> Any: ...
-    def model_config(self, model: str, timeout: float) -> dict[str, Any]: ...
+    def model_config(
+        self, model: str, timeout: float, headers: Mapping[str, str]
+    ) -> dict[str, Any]: ...
     def model_ready(self, model: str, timeout: float) -> bool: ...
     def close(self) -> None: ...
 
@@ -53,6 +55,7 @@ class DetectionClient(BaseClient):
         iou_threshold: float | None = None,
         max_detections: int | None = None,
         timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Detections:
         """Detect the objects in one image.
 
@@ -64,6 +67,7 @@ class DetectionClient(BaseClient):
                 [0, 1]; None for the server's default.
             max_detections: Most detections to report; None for the server's default.
             timeout: Seconds that the call may take; None for the client's.
+            headers: Headers of this call (gRPC: metadata), over the client's own of the same name.
 
         Returns:
             The detections by descending score, with boxes in pixels of the image as given.
@@ -73,7 +77,7 @@ class DetectionClient(BaseClient):
             DetectionClientError: One of its other kinds: the server cannot be reached, is busy,
                 is too slow, or failed.
         """
-        options = Options(score_threshold, iou_threshold, max_detections)
+        options = Options(score_threshold, iou_threshold, max_detections, headers or {})
         return self._run(self._flows.detect(image, options, self._timeout_of(timeout)))
 
     @overload
@@ -85,6 +89,7 @@ class DetectionClient(BaseClient):
         iou_threshold: float | None = ...,
         max_detections: int | None = ...,
         timeout: float | None = ...,
+        headers: Mapping[str, str] | None = ...,
         return_exceptions: Literal[False] = ...,
     ) -> list[Detections]: ...
     @overload
@@ -96,6 +101,7 @@ class DetectionClient(BaseClient):
         iou_threshold: float | None = ...,
         max_detections: int | None = ...,
         timeout: float | None = ...,
+        headers: Mapping[str, str] | None = ...,
         return_exceptions: bool,
     ) -> list[Detections | DetectionClientError]: ...
     def detect_batch(
@@ -106,6 +112,7 @@ class DetectionClient(BaseClient):
         iou_threshold: float | None = None,
         max_detections: int | None = None,
         timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
         return_exceptions: bool = False,
     ) -> list[Detections] | list[Detections | DetectionClientError]:
         """Detect the objects in many images, of any sizes.
@@ -120,6 +127,7 @@ class DetectionClient(BaseClient):
             iou_threshold: See above.
             max_detections: See above.
             timeout: Seconds that each request may take.
+            headers: Headers of every request of this call.
             return_exceptions: Whether an image's error takes its place in the list.
 
         Returns:
@@ -131,13 +139,13 @@ class DetectionClient(BaseClient):
             DetectionClientError: Anything else that failed, at once; not with
                 ``return_exceptions``.
         """
-        options = Options(score_threshold, iou_threshold, max_detections)
+        options = Options(score_threshold, iou_threshold, max_detections, headers or {})
         seconds = self._timeout_of(timeout)
         images = list_images(images)
         if not images:
             return []
         try:
-            batch_size = self._run(self._flows.model_info(seconds)).max_batch_size
+            batch_size = self._run(self._flows.model_info(seconds, options.headers)).max_batch_size
         except DetectionClientError:
             if not return_exceptions:
                 raise
@@ -212,10 +220,10 @@ class DetectionClient(BaseClient):
         if self._address.is_grpc:
             from detection_client._grpc import GrpcTransport
 
-            return GrpcTransport(self._address, self._headers, self._ca_file)
+            return GrpcTransport(self._address, self._headers, self._tls)
         from detection_client._http import HttpTransport
 
-        return HttpTransport(self._address, self._headers, self._ca_file)
+        return HttpTransport(self._address, self._headers, self._tls)
 
     def _run(self, flow: Flow[T]) -> T:
         transport = self._open()
@@ -239,5 +247,5 @@ def _take(step: Step, transport: _Transport) -> Any:
     if isinstance(step, ReadImage):
         return read_image(step.image, step.array_encoding)
     if isinstance(step, GetConfig):
-        return transport.model_config(step.model, step.timeout)
+        return transport.model_config(step.model, step.timeout, step.headers)
     return time.sleep(step.seconds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -54,6 +54,7 @@ class GetConfig:
 
     model: str
     timeout: float
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,11 @@ class Flows:
         self.array_encoding = array_encoding
         self._info: ModelInfo | None = None
 
-    def model_info(self, timeout: float) -> Flow[ModelInfo]:
+    def model_info(
+        self, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> Flow[ModelInfo]:
         """The model's labels and batch size; asked once."""
-        return (yield from self._model_info(_Deadline(self.url, timeout)))
+        return (yield from self._model_info(_Deadline(self.url, timeout), headers or {}))
 
     def detect(self, image: ImageInput, options: Options, timeout: float) -> Flow[Detections]:
         """One image."""
@@ -164,7 +167,7 @@ class Flows:
         self, images: tuple[bytes, ...], options: Options, timeout: float
     ) -> Flow[list[Detections]]:
         deadline = _Deadline(self.url, timeout)
-        info = yield from self._model_info(deadline)
+        info = yield from self._model_info(deadline, options.headers)
         request = InferRequest(self.model, images, options)
         attempt = 0
         while True:
@@ -176,11 +179,11 @@ class Flows:
             else:
                 return parse_outputs(result, len(images), info.labels)
 
-    def _model_info(self, deadline: _Deadline) -> Flow[ModelInfo]:
+    def _model_info(self, deadline: _Deadline, headers: Mapping[str, str]) -> Flow[ModelInfo]:
         attempt = 0
         while self._info is None:
             try:
-                config = yield GetConfig(self.model, deadline.time_for_a_call())
+                config = yield GetConfig(self.model, deadline.time_for_a_call(), headers)
             except AccessDeniedError:  # a server may offer inference alone
                 self._info = ModelInfo(self.model)
             except ServerUnavailableError as error:

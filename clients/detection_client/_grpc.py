@@ -13,6 +13,7 @@ from tritonclient.utils import InferenceServerException
 from detection_client._address import ServerAddress
 from detection_client._status import error_from_status
 from detection_client._tensors import InferRequest, build_inputs
+from detection_client._tls import TlsFiles
 
 __all__ = ["AsyncGrpcTransport", "GrpcTransport"]
 
@@ -29,7 +30,7 @@ _CHANNEL_ARGUMENTS = (
 
 class _GrpcBase:
     def __init__(
-        self, client_class: Any, address: ServerAddress, headers: Mapping[str, str], ca_file: str
+        self, client_class: Any, address: ServerAddress, headers: Mapping[str, str], tls: TlsFiles
     ) -> None:
         arguments = list(_CHANNEL_ARGUMENTS)
         if address.is_local:  # http_proxy in the environment is not meant for this machine
@@ -37,11 +38,11 @@ class _GrpcBase:
         self._client = client_class(
             address.authority,
             ssl=address.uses_tls,
-            root_certificates=ca_file or None,
+            **tls.grpc_arguments(),
             channel_args=arguments,
         )
         self._url = str(address)
-        self._headers = {name.lower(): value for name, value in headers.items()}
+        self._headers = dict(headers)
 
     @contextmanager
     def _errors(self, timeout: float) -> Iterator[None]:
@@ -56,16 +57,18 @@ class _GrpcBase:
         return {
             "model_name": request.model,
             "inputs": build_inputs(triton.InferInput, request),
-            "headers": self._headers,
+            "headers": {**self._headers, **request.options.headers},
             "client_timeout": timeout,
             # Where the model's queue policy heeds it, Triton drops what has waited this long.
             "timeout": int(timeout * _MICROSECONDS),
         }
 
-    def _config_arguments(self, model: str, timeout: float) -> dict[str, Any]:
+    def _config_arguments(
+        self, model: str, timeout: float, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
         return {
             "model_name": model,
-            "headers": self._headers,
+            "headers": {**self._headers, **headers},
             "as_json": True,
             "client_timeout": timeout,
         }
@@ -77,18 +80,22 @@ class _GrpcBase:
 class GrpcTransport(_GrpcBase):
     """Blocking calls, from any thread."""
 
-    def __init__(self, address: ServerAddress, headers: Mapping[str, str], ca_file: str) -> None:
-        super().__init__(triton.InferenceServerClient, address, headers, ca_file)
+    def __init__(self, address: ServerAddress, headers: Mapping[str, str], tls: TlsFiles) -> None:
+        super().__init__(triton.InferenceServerClient, address, headers, tls)
 
     def infer(self, request: InferRequest, timeout: float) -> Any:
         """Send one request and wait for its result."""
         with self._errors(timeout):
             return self._client.infer(**self._infer_arguments(request, timeout))
 
-    def model_config(self, model: str, timeout: float) -> dict[str, Any]:
+    def model_config(
+        self, model: str, timeout: float, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
         """The model's configuration, in Triton's JSON form."""
         with self._errors(timeout):
-            answer = self._client.get_model_config(**self._config_arguments(model, timeout))
+            answer = self._client.get_model_config(
+                **self._config_arguments(model, timeout, headers)
+            )
         config: dict[str, Any] = answer["config"]
         return config
 
@@ -105,18 +112,22 @@ class GrpcTransport(_GrpcBase):
 class AsyncGrpcTransport(_GrpcBase):
     """The same calls with asyncio, from one event loop."""
 
-    def __init__(self, address: ServerAddress, headers: Mapping[str, str], ca_file: str) -> None:
-        super().__init__(triton_aio.InferenceServerClient, address, headers, ca_file)
+    def __init__(self, address: ServerAddress, headers: Mapping[str, str], tls: TlsFiles) -> None:
+        super().__init__(triton_aio.InferenceServerClient, address, headers, tls)
 
     async def infer(self, request: InferRequest, timeout: float) -> Any:
         """Send one request and await its result."""
         with self._errors(timeout):
             return await self._client.infer(**self._infer_arguments(request, timeout))
 
-    async def model_config(self, model: str, timeout: float) -> dict[str, Any]:
+    async def model_config(
+        self, model: str, timeout: float, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
         """The model's configuration, in Triton's JSON form."""
         with self._errors(timeout):
-            answer = await self._client.get_model_config(**self._config_arguments(model, timeout))
+            answer = await self._client.get_model_config(
+                **self._config_arguments(model, timeout, headers)
+            )
         config: dict[str, Any] = answer["config"]
         return config
 

@@ -30,6 +30,7 @@ from detection_client._errors import (
 )
 from detection_client._status import cannot_connect, error_from_status, no_answer
 from detection_client._tensors import InferRequest, build_inputs
+from detection_client._tls import TlsFiles
 
 __all__ = ["AsyncHttpTransport", "HttpTransport"]
 
@@ -42,10 +43,10 @@ _STOP_TIMEOUT_S = 5.0
 class AsyncHttpTransport:
     """Calls with asyncio, from one event loop."""
 
-    def __init__(self, address: ServerAddress, headers: Mapping[str, str], ca_file: str) -> None:
+    def __init__(self, address: ServerAddress, headers: Mapping[str, str], tls: TlsFiles) -> None:
         self._url = str(address)
         self._headers = dict(headers)
-        context = ssl.create_default_context(cafile=ca_file or None) if address.uses_tls else None
+        context = tls.context() if address.uses_tls else None
         self._client = triton_aio.InferenceServerClient(
             address.authority,
             ssl=address.uses_tls,
@@ -80,16 +81,18 @@ class AsyncHttpTransport:
             call = self._client.infer(
                 request.model,
                 build_inputs(triton_aio.InferInput, request),
-                headers=dict(self._headers),  # the callee adds to them
+                headers={**self._headers, **request.options.headers},  # the callee adds to them
                 # Where the model's queue policy heeds it, Triton drops what waited this long.
                 timeout=int(timeout * _MICROSECONDS),
             )
             return await asyncio.wait_for(call, timeout)
 
-    async def model_config(self, model: str, timeout: float) -> dict[str, Any]:
+    async def model_config(
+        self, model: str, timeout: float, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
         """The model's configuration, in Triton's JSON form."""
         async with self._errors(timeout):
-            call = self._client.get_model_config(model, headers=dict(self._headers))
+            call = self._client.get_model_config(model, headers={**self._headers, **headers})
             config: dict[str, Any] = await asyncio.wait_for(call, timeout)
         return config
 
@@ -107,7 +110,7 @@ class AsyncHttpTransport:
 class _LoopThread:
     """An event loop in a thread of its own, and the transport that lives there."""
 
-    def __init__(self, arguments: tuple[ServerAddress, Mapping[str, str], str]) -> None:
+    def __init__(self, arguments: tuple[ServerAddress, Mapping[str, str], TlsFiles]) -> None:
         self.pid = os.getpid()
         self.transport: AsyncHttpTransport | None = None
         self._loop = asyncio.new_event_loop()
@@ -147,8 +150,8 @@ class _LoopThread:
 class HttpTransport:
     """Blocking calls, from any thread."""
 
-    def __init__(self, address: ServerAddress, headers: Mapping[str, str], ca_file: str) -> None:
-        self._arguments = (address, headers, ca_file)
+    def __init__(self, address: ServerAddress, headers: Mapping[str, str], tls: TlsFiles) -> None:
+        self._arguments = (address, headers, tls)
         self._url = str(address)
         self._lock = threading.Lock()
         self._thread: _LoopThread | None = None
@@ -157,9 +160,13 @@ class HttpTransport:
         """Send one request and wait for its result."""
         return self._call(lambda transport: transport.infer(request, timeout), timeout)
 
-    def model_config(self, model: str, timeout: float) -> dict[str, Any]:
+    def model_config(
+        self, model: str, timeout: float, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
         """The model's configuration, in Triton's JSON form."""
-        return self._call(lambda transport: transport.model_config(model, timeout), timeout)
+        return self._call(
+            lambda transport: transport.model_config(model, timeout, headers), timeout
+        )
 
     def model_ready(self, model: str, timeout: float) -> bool:
         """Whether the server says that the model is ready."""
@@ -216,5 +223,5 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-async def _make(arguments: tuple[ServerAddress, Mapping[str, str], str]) -> AsyncHttpTransport:
+async def _make(arguments: tuple[ServerAddress, Mapping[str, str], TlsFiles]) -> AsyncHttpTransport:
     return AsyncHttpTransport(*arguments)

@@ -6,7 +6,9 @@ The tensors are the same in gRPC and in HTTP; only the classes that hold them di
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +17,9 @@ import numpy.typing as npt
 from detection_client._errors import InvalidInputError, ServerError
 from detserve.detections import Detections
 
-__all__ = ["InferRequest", "Options", "build_inputs", "parse_outputs"]
+__all__ = ["InferRequest", "Options", "build_inputs", "checked_headers", "parse_outputs"]
+
+_HEADER_NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,13 @@ class Options:
         score_threshold: Lowest score to report, in [0, 1].
         iou_threshold: Overlap of two boxes of a class above which the lower one goes, in [0, 1].
         max_detections: Most detections per image, at least 1.
+        headers: Headers of this request alone, over those of the client.
     """
 
     score_threshold: float | None = None
     iou_threshold: float | None = None
     max_detections: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "iou_threshold"):
@@ -39,11 +45,28 @@ class Options:
                 continue
             if not _is_number(value) or not 0 <= value <= 1:
                 raise InvalidInputError(f"{name} must be a number from 0 to 1, not {value!r}")
+        object.__setattr__(self, "headers", checked_headers(self.headers))
         most = self.max_detections
         if most is not None and not (
             _is_number(most) and math.isfinite(most) and most == int(most) and 1 <= most < 2**31
         ):
             raise InvalidInputError(f"max_detections must be an integer from 1, not {most!r}")
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers with their names in lower case, which are the same to HTTP and to gRPC.
+
+    Raises:
+        InvalidInputError: A name is none, or a value cannot be sent.
+    """
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise InvalidInputError(
+                f"{name!r} is no header's name: letters, digits, '-', '_' and '.' make one"
+            )
+        if not (value.isascii() and value.isprintable()):
+            raise InvalidInputError(f"header {name!r}: {value!r} is not printable ASCII text")
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _is_number(value: object) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,9 @@ class Fake:
             raise InvalidInputError("the data is not an image")
         return Result(len(request.images))
 
-    def model_config(self, model: str, timeout: float) -> dict[str, Any]:
+    def model_config(
+        self, model: str, timeout: float, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
         self.config_calls += 1
         if isinstance(self.config, DetectionClientError):
             raise self.config
@@ -92,8 +94,10 @@ class AsyncFake:
         await asyncio.sleep(0)
         return self._fake.infer(request, timeout)
 
-    async def model_config(self, model: str, timeout: float) -> dict[str, Any]:
-        return self._fake.model_config(model, timeout)
+    async def model_config(
+        self, model: str, timeout: float, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
+        return self._fake.model_config(model, timeout, headers)
 
     async def model_ready(self, model: str, timeout: float) -> bool:
         return True
