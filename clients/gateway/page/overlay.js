@@ -1,0 +1,125 @@
+// Boxes over the picture, as SVG in CSS pixels: crisp at every size and pixel ratio.
+import { classColor, percent, textColor } from "./colors.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+const FONT = '600 13px system-ui, sans-serif';
+const LABEL_HEIGHT = 20;
+const PADDING = 6;
+const measure = document.createElement("canvas").getContext("2d");
+
+function element(name, attributes) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+/**
+ * Where labels go: above the box, else inside its top, else below; inside the picture always,
+ * and off the labels already placed where there is room.
+ *
+ * @param boxes {x, y, width, height} in the picture's shown pixels, the best first.
+ * @returns {x, y} for each, or null where the picture is smaller than the label.
+ */
+export function placeLabels(boxes, widths, height, size) {
+  const taken = [];
+  return boxes.map((box, i) => {
+    const width = widths[i];
+    if (width > size.width || height > size.height) return null;
+    const x = Math.min(Math.max(box.x, 0), size.width - width);
+    const right = Math.min(Math.max(box.x + box.width - width, 0), size.width - width);
+    const tops = [box.y - height, box.y, box.y + box.height - height, box.y + box.height];
+    const spots = tops.flatMap((y) => [{ x, y }, { x: right, y }])
+      .filter(({ y }) => y >= 0 && y + height <= size.height);
+    spots.push({ x, y: Math.min(Math.max(box.y, 0), size.height - height) });
+    const free = spots.find((spot) => !taken.some((other) =>
+      spot.x < other.x + other.width && other.x < spot.x + width &&
+      spot.y < other.y + height && other.y < spot.y + height));
+    const { x: left, y } = free ?? spots[0];
+    taken.push({ x: left, y, width });
+    return { x: left, y };
+  });
+}
+
+export class Overlay {
+  #svg;
+  #shown = { detections: [], image: null };
+  #groups = [];
+
+  /**
+   * @param svg The SVG element that lies over the picture.
+   * @param onPoint Called with the index of the box pointed at, or -1.
+   */
+  constructor(svg, onPoint) {
+    this.#svg = svg;
+    new ResizeObserver(() => this.#draw()).observe(svg);
+    const point = (event) => onPoint(this.#groups.indexOf(event.target.closest("g[data-class]")));
+    svg.addEventListener("pointerover", point);
+    svg.addEventListener("pointerdown", point);
+    svg.addEventListener("pointerleave", () => onPoint(-1));
+  }
+
+  /** Draw detections of an image of `image.width` by `image.height` pixels. */
+  show(detections, image) {
+    this.#shown = { detections, image };
+    this.#draw();
+  }
+
+  /** Bring one box to the front and fade the others; -1 is none. */
+  highlight(index) {
+    this.#svg.classList.toggle("pointed", index >= 0);
+    this.#groups.forEach((group, i) => group.classList.toggle("on", i === index));
+  }
+
+  #draw() {
+    const { detections, image } = this.#shown;
+    const { width, height } = this.#svg.getBoundingClientRect();
+    this.#groups = [];
+    this.#svg.replaceChildren();
+    if (!image || !width || !height) return;
+    this.#svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    const boxes = detections.map(({ box_xyxy: [x1, y1, x2, y2] }) => ({
+      x: (x1 * width) / image.width,
+      y: (y1 * height) / image.height,
+      width: ((x2 - x1) * width) / image.width,
+      height: ((y2 - y1) * height) / image.height,
+    }));
+    measure.font = FONT;
+    const texts = detections.map(({ label, score }) => `${label} ${percent(score)}`);
+    const widths = texts.map((text) => Math.ceil(measure.measureText(text).width) + 2 * PADDING);
+    const spots = placeLabels(boxes, widths, LABEL_HEIGHT, { width, height });
+    this.#groups = detections.map((found, i) =>
+      this.#group(found, boxes[i], spots[i], texts[i], widths[i], { width, height }));
+    // Small boxes over large ones, so that each can be pointed at.
+    const area = (i) => boxes[i].width * boxes[i].height;
+    const order = [...this.#groups.keys()].sort((a, b) => area(b) - area(a));
+    this.#svg.append(...order.map((i) => this.#groups[i]));
+  }
+
+  #group(found, box, spot, text, labelWidth, size) {
+    const color = classColor(found.class_id);
+    const group = element("g", { "data-class": found.class_id });
+    // The line is drawn inside the picture: half of it would be cut off at the edge.
+    const left = Math.max(box.x, 1.5);
+    const top = Math.max(box.y, 1.5);
+    const outline = {
+      x: left, y: top, rx: 2,
+      width: Math.max(1, Math.min(box.x + box.width, size.width - 1.5) - left),
+      height: Math.max(1, Math.min(box.y + box.height, size.height - 1.5) - top),
+    };
+    group.append(element("rect", { ...outline, class: "rim" }));
+    group.append(element("rect", { ...outline, class: "box", stroke: color }));
+    if (spot) {
+      const label = element("g", { class: "label" });
+      label.append(element("rect", {
+        x: spot.x, y: spot.y, width: labelWidth, height: LABEL_HEIGHT, rx: 3, fill: color,
+      }));
+      const words = element("text", {
+        x: spot.x + PADDING, y: spot.y + 14.5, fill: textColor(found.class_id),
+      });
+      words.textContent = text;
+      label.append(words);
+      group.append(label);
+    }
+    return group;
+  }
+}
