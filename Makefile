@@ -8,11 +8,12 @@ IMPORTER := $(wildcard scripts/tfjs_*.py scripts/families/*.py scripts/import_*.
 	scripts/coco.py scripts/contract.py scripts/npm_package.py scripts/fetch_model.py \
 	scripts/build_repository.py
 EXTRAS := local,model,photos
+GATEWAY_EXTRAS := $(EXTRAS),gateway
 DEV_EXTRAS := $(EXTRAS),benchmark,evaluate,gateway,openvino,optimize,tracking,dev
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve test test-lab lint format benchmark report parity clean
+.PHONY: help model demo serve gateway test test-lab lint format benchmark report parity clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ endef
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(call install,$(EXTRAS))
 
+$(VENV)/.installed-gateway: pyproject.toml requirements.lock | $(VENV)/.installed
+	$(call install,$(GATEWAY_EXTRAS))
+
 $(VENV)/.installed-dev: pyproject.toml requirements.lock | $(VENV)/.installed
 	$(call install,$(DEV_EXTRAS))
 
@@ -55,6 +59,9 @@ demo: $(MODEL) ## Detect on four photos with a real Triton; results in demo_outp
 
 serve: $(MODEL) ## Run the server in the foreground (ARGS="--http-port 9000" and so on)
 	@$(BIN)/python -m local_server $(ARGS)
+
+gateway: $(VENV)/.installed-gateway ## Run the REST gateway and web page (ARGS="--port 9000" and so on)
+	@$(BIN)/python -m gateway $(ARGS)
 
 test: $(VENV)/.installed-dev $(MODEL) ## Run the tests (ARGS="tests/unit -k nms" and so on)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -125,6 +125,13 @@ class AsyncDetectionClient(BaseClient):
         """The model's labels and batch size; see `DetectionClient.model_info`."""
         return await self._run(self._flows.model_info(self._timeout_of(timeout)))
 
+    async def model_config(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """The model's configuration in Triton's JSON form, asked for anew.
+
+        Unlike `model_info` it shows what has changed since; later answers are labelled by it.
+        """
+        return await self._run(self._flows.fresh_config(self._timeout_of(timeout)))
+
     async def server_ready(self, *, timeout: float | None = None) -> bool:
         """Whether the server has the model; see `DetectionClient.server_ready`."""
         try:

@@ -113,6 +113,12 @@ class Flows:
         """The model's labels and batch size; asked once."""
         return (yield from self._model_info(_Deadline(self.url, timeout), headers or {}))
 
+    def fresh_config(self, timeout: float) -> Flow[dict[str, Any]]:
+        """The model's configuration as it is now; later answers get their labels from it."""
+        config: dict[str, Any] = yield GetConfig(self.model, timeout, {})
+        self._info = ModelInfo.from_config(self.model, config)
+        return config
+
     def detect(self, image: ImageInput, options: Options, timeout: float) -> Flow[Detections]:
         """One image."""
         data = yield ReadImage(image, self.array_encoding)
