@@ -308,11 +308,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         results["ratio"] = measure_ratio(server.grpc_url, port, photos, arguments)
         if "overload" in arguments.parts:
             capacity = results["ratio"]["best_rest"]
+            loads = {
+                "0.8 x capacity": 0.8,
+                f"{arguments.overload:g} x capacity": arguments.overload,
+                "0.8 x, afterwards": 0.8,
+            }
             results["overload"] = {
-                f"{factor:g} x capacity": asyncio.run(
+                name: asyncio.run(
                     open_loop(port, photos, capacity * factor, arguments.open_seconds)
                 ).summary(arguments.open_seconds)
-                for factor in (0.8, arguments.overload, 0.8)
+                for name, factor in loads.items()
             }
         if "memory" in arguments.parts:
             results["memory_mib"] = measure_memory(pid, port, photos, arguments.requests)
