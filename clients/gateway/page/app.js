@@ -41,11 +41,12 @@ function shape({ width, height }) {
   frame.setProperty("--width", `${width}px`);
 }
 
-function showProblem(problem) {
+function showProblem(problem, name = "") {
   $("problem").hidden = !problem;
+  if (camera.open) $("start-live").hidden = live.running;
   $("retry").hidden = !problem?.retryable || live.running;
   $("problem-title").textContent = problem?.title ?? "";
-  $("problem-detail").textContent = problem?.detail ?? "";
+  $("problem-detail").textContent = [name, problem?.detail].filter(Boolean).join(": ");
   const locked = problem?.status === 401 || problem?.status === 403;
   $("key-form").hidden = !locked;
   if (locked) $("key").focus();
@@ -74,14 +75,20 @@ function update(item) {
 function present(item) {
   const { answer, problem, state } = item;
   $("busy").hidden = state !== "waiting" && state !== "running";
-  showProblem(problem);
+  showProblem(problem, item.name);
   if (answer) shape(answer.image);
-  $("viewer").hidden = state === "error" && !photo.naturalWidth && photo.complete;
+  picture(state !== "error" || !photo.complete || photo.naturalWidth > 0);
   const size = answer ? `, ${answer.image.width} × ${answer.image.height}` : "";
   $("caption").textContent = item.name + size;
   $("panel").hidden = state === "error";
   if (answer?.model) $("model").textContent = modelName(answer.model);
   panel.show(answer);
+}
+
+/** Show the picture, or the place to drop another where this one cannot be shown. */
+function picture(visible) {
+  $("viewer").hidden = !visible;
+  $("empty").hidden = visible;
 }
 
 function modelName({ name, version }) {
@@ -90,11 +97,11 @@ function modelName({ name, version }) {
 
 photo.addEventListener("load", () => {
   if (!gallery.selected?.answer) shape({ width: photo.naturalWidth, height: photo.naturalHeight });
-  $("viewer").hidden = false;
+  if (!camera.open) picture(true);
 });
 photo.addEventListener("error", () => {
   // Not every image that the server reads is one that browsers show: TIFF is not.
-  if (gallery.selected?.state === "error") $("viewer").hidden = true;
+  if (gallery.selected?.state === "error" && !camera.open) picture(false);
 });
 
 function add(files, name) {

@@ -7,6 +7,9 @@ const LONGEST_SIDE = 640;
 const JPEG_QUALITY = 0.8;
 const WINDOW = 30; // answers that the rate is taken over
 const LONGEST_WAIT_MS = 8_000;
+const PAUSE_MS = 1_000; // after a frame that the server had no room for
+const REFUSED = 1008; // close codes of the gateway's
+const BUSY = 1013;
 
 export class Live {
   #video;
@@ -19,6 +22,7 @@ export class Live {
   #running = false;
   #wait = 0;
   #timer = 0;
+  #pausedUntil = 0;
   #loop = 0; // only the newest loop of frames goes on
 
   /** @param on Callbacks: answer(result, rate), problem(problem), state(words). */
@@ -63,28 +67,32 @@ export class Live {
     socket.onmessage = ({ data }) => {
       if (socket === this.#socket) this.#receive(JSON.parse(data));
     };
-    socket.onclose = () => {
-      if (socket === this.#socket && this.#running) this.#reconnect();
+    socket.onclose = ({ code, reason }) => {
+      if (socket === this.#socket && this.#running) this.#closed(code, reason);
     };
   }
 
-  #reconnect() {
-    this.#on.state("Connection lost. Connecting again…");
+  #closed(code, reason) {
+    if (code === REFUSED) {
+      this.stop();
+      this.#on.problem(problemFrom({ status: 401, detail: reason }));
+      return;
+    }
+    this.#on.state(code === BUSY ? "The server has too many cameras. Trying again…" :
+      "Connection lost. Connecting again…");
     this.#timer = setTimeout(() => this.#connect(), this.#wait);
     this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT_MS);
   }
 
   #receive(message) {
     const now = performance.now();
-    if (message.frame === undefined || message.error) {
-      const problem = problemFrom(message.error ?? message);
-      if (message.frame !== undefined) this.#sent.shift();
-      this.#on.problem(problem);
-      if (message.frame === undefined || problem.status === 401 || problem.status === 403) this.stop();
+    const latency = now - this.#sent.shift();
+    if (message.error) {
+      this.#pausedUntil = now + PAUSE_MS;
+      this.#on.problem(problemFrom(message.error));
       return;
     }
     this.#wait = 500;
-    const latency = now - this.#sent.shift();
     this.#answered.push(now);
     if (this.#answered.length > WINDOW) this.#answered.shift();
     const span = now - this.#answered[0];
@@ -107,6 +115,7 @@ export class Live {
     const socket = this.#socket;
     const { videoWidth, videoHeight } = this.#video;
     if (document.hidden || this.#encoding || !videoWidth) return;
+    if (performance.now() < this.#pausedUntil) return;
     if (socket?.readyState !== WebSocket.OPEN || this.#sent.length >= MOST_UNANSWERED) return;
     const scale = Math.min(1, LONGEST_SIDE / Math.max(videoWidth, videoHeight));
     this.#canvas.width = Math.round(videoWidth * scale);

@@ -43,7 +43,8 @@ export function placeLabels(boxes, widths, height, size) {
 export class Overlay {
   #svg;
   #shown = { detections: [], image: null };
-  #groups = [];
+  #boxes = [];
+  #labels = []; // in a layer of their own: no line crosses a label
 
   /**
    * @param svg The SVG element that lies over the picture.
@@ -52,10 +53,15 @@ export class Overlay {
   constructor(svg, onPoint) {
     this.#svg = svg;
     new ResizeObserver(() => this.#draw()).observe(svg);
-    const point = (event) => onPoint(this.#groups.indexOf(event.target.closest("g[data-class]")));
+    const point = ({ target }) => {
+      const group = target.closest("g[data-class], g.label");
+      onPoint(Math.max(this.#boxes.indexOf(group), this.#labels.indexOf(group)));
+    };
     svg.addEventListener("pointerover", point);
     svg.addEventListener("pointerdown", point);
-    svg.addEventListener("pointerleave", () => onPoint(-1));
+    svg.addEventListener("pointerleave", ({ pointerType }) => {
+      if (pointerType !== "touch") onPoint(-1); // a lifted finger has not gone elsewhere
+    });
   }
 
   /** Draw detections of an image of `image.width` by `image.height` pixels. */
@@ -67,13 +73,15 @@ export class Overlay {
   /** Bring one box to the front and fade the others; -1 is none. */
   highlight(index) {
     this.#svg.classList.toggle("pointed", index >= 0);
-    this.#groups.forEach((group, i) => group.classList.toggle("on", i === index));
+    this.#boxes.forEach((box, i) => box.classList.toggle("on", i === index));
+    this.#labels.forEach((label, i) => label?.classList.toggle("on", i === index));
   }
 
   #draw() {
     const { detections, image } = this.#shown;
     const { width, height } = this.#svg.getBoundingClientRect();
-    this.#groups = [];
+    this.#boxes = [];
+    this.#labels = [];
     this.#svg.replaceChildren();
     if (!image || !width || !height) return;
     this.#svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -87,39 +95,38 @@ export class Overlay {
     const texts = detections.map(({ label, score }) => `${label} ${percent(score)}`);
     const widths = texts.map((text) => Math.ceil(measure.measureText(text).width) + 2 * PADDING);
     const spots = placeLabels(boxes, widths, LABEL_HEIGHT, { width, height });
-    this.#groups = detections.map((found, i) =>
-      this.#group(found, boxes[i], spots[i], texts[i], widths[i], { width, height }));
+    this.#boxes = detections.map((found, i) => drawBox(found, boxes[i], { width, height }));
+    this.#labels = detections.map((found, i) =>
+      spots[i] && drawLabel(found, spots[i], texts[i], widths[i]));
     // Small boxes over large ones, so that each can be pointed at.
     const area = (i) => boxes[i].width * boxes[i].height;
-    const order = [...this.#groups.keys()].sort((a, b) => area(b) - area(a));
-    this.#svg.append(...order.map((i) => this.#groups[i]));
+    const order = [...this.#boxes.keys()].sort((a, b) => area(b) - area(a));
+    this.#svg.append(...order.map((i) => this.#boxes[i]), ...this.#labels.filter(Boolean).reverse());
   }
+}
 
-  #group(found, box, spot, text, labelWidth, size) {
-    const color = classColor(found.class_id);
-    const group = element("g", { "data-class": found.class_id });
-    // The line is drawn inside the picture: half of it would be cut off at the edge.
-    const left = Math.max(box.x, 1.5);
-    const top = Math.max(box.y, 1.5);
-    const outline = {
-      x: left, y: top, rx: 2,
-      width: Math.max(1, Math.min(box.x + box.width, size.width - 1.5) - left),
-      height: Math.max(1, Math.min(box.y + box.height, size.height - 1.5) - top),
-    };
-    group.append(element("rect", { ...outline, class: "rim" }));
-    group.append(element("rect", { ...outline, class: "box", stroke: color }));
-    if (spot) {
-      const label = element("g", { class: "label" });
-      label.append(element("rect", {
-        x: spot.x, y: spot.y, width: labelWidth, height: LABEL_HEIGHT, rx: 3, fill: color,
-      }));
-      const words = element("text", {
-        x: spot.x + PADDING, y: spot.y + 14.5, fill: textColor(found.class_id),
-      });
-      words.textContent = text;
-      label.append(words);
-      group.append(label);
-    }
-    return group;
-  }
+function drawBox(found, box, size) {
+  // The line is drawn inside the picture: half of it would be cut off at the edge.
+  const left = Math.max(box.x, 1.5);
+  const top = Math.max(box.y, 1.5);
+  const outline = {
+    x: left, y: top, rx: 2,
+    width: Math.max(1, Math.min(box.x + box.width, size.width - 1.5) - left),
+    height: Math.max(1, Math.min(box.y + box.height, size.height - 1.5) - top),
+  };
+  const group = element("g", { "data-class": found.class_id });
+  group.append(element("rect", { ...outline, class: "rim" }));
+  const stroke = classColor(found.class_id);
+  group.append(element("rect", { ...outline, class: "box", stroke }));
+  return group;
+}
+
+function drawLabel(found, { x, y }, text, width) {
+  const group = element("g", { class: "label" });
+  const fill = classColor(found.class_id);
+  group.append(element("rect", { x, y, width, height: LABEL_HEIGHT, rx: 3, fill }));
+  const words = element("text", { x: x + PADDING, y: y + 14.5, fill: textColor(found.class_id) });
+  words.textContent = text;
+  group.append(words);
+  return group;
 }

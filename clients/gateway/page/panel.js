@@ -35,7 +35,9 @@ export class Panel {
     const body = $("rows");
     const index = (event) => this.#rows.indexOf(event.target.closest("tr"));
     body.addEventListener("pointerover", (event) => on.point(index(event)));
-    body.addEventListener("pointerleave", () => on.point(this.#focused()));
+    body.addEventListener("pointerleave", ({ pointerType }) => {
+      if (pointerType !== "touch") on.point(this.#focused());
+    });
     body.addEventListener("focusin", (event) => on.point(index(event)));
     body.addEventListener("focusout", () => on.point(-1));
     body.addEventListener("keydown", (event) => this.#step(event));
