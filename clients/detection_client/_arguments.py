@@ -15,7 +15,7 @@ __all__ = ["DEFAULT_SERVER", "SERVER_VARIABLE", "make_parser"]
 DEFAULT_SERVER = "grpc://127.0.0.1:8001"
 SERVER_VARIABLE = "DETSERVE_SERVER"
 
-_DESCRIPTION = "Detect the objects in photos with a DetServe server."
+_DESCRIPTION = "Detect the objects in photos or videos with a DetServe server."
 _EPILOG = f"""\
 examples:
   detect photo.jpg                             a table of what is found
@@ -23,11 +23,14 @@ examples:
   detect 'photos/**/*.jpg' --json | jq .image  JSON lines, one for each photo
   detect photo.jpg --server http://gpu-box:8000 --score-threshold 0.6
   curl -s https://example.org/cat.jpg | detect -
+  detect street.mp4 --save annotated/ --track  a video with boxes and the objects' numbers
+  detect rtsp://camera/live --camera 0 --show  two live videos at once, in a window
+  detect 'clips/*.mp4' --json > found.jsonl    JSON lines, one for each frame
 
 Into a pipe or a file JSON lines are written, also without --json. The variable {SERVER_VARIABLE}
 names the server too; `make serve` starts one.
 
-exit status: 0 all detected, 1 some photos failed, 2 wrong usage or no server
+exit status: 0 all detected, 1 some photos, frames or videos failed, 2 wrong usage or no server
 """
 
 
@@ -42,9 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "images",
-        nargs="+",
+        nargs="*",
         metavar="IMAGE",
-        help="a photo, a folder, a pattern in quotes, or - for standard input",
+        help="a photo, a folder, a pattern in quotes, or - for standard input; or a video's file"
+        " or URL (rtsp://, http://)",
     )
     add(
         "--server",
@@ -61,7 +65,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="overlap above which the lower of two boxes goes, 0 to 1",
     )
     add("--max-detections", type=_count, metavar="N", help="most detections for a photo")
-    add("--save", type=Path, metavar="DIR", help="write annotated pictures into this folder")
+    add(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="write annotated pictures, or videos, into this folder",
+    )
     add("--json", action="store_true", help="JSON lines, also on a terminal")
     add(
         "--timeout",
@@ -76,6 +85,31 @@ def make_parser() -> argparse.ArgumentParser:
         default=4,
         metavar="N",
         help="requests under way at once (default: %(default)s)",
+    )
+    video = parser.add_argument_group("videos")
+    video.add_argument(
+        "--camera",
+        type=_whole,
+        action="append",
+        default=[],
+        metavar="NUMBER",
+        help="a camera of this machine, 0 for the first; may be given several times",
+    )
+    video.add_argument("--track", action="store_true", help="number the objects across frames")
+    video.add_argument("--show", action="store_true", help="show the frames in a window")
+    video.add_argument(
+        "--reconnect-for",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long a lost live video is tried again (default: %(default)g)",
+    )
+    video.add_argument(
+        "--jpeg-quality",
+        type=_quality,
+        default=90,
+        metavar="Q",
+        help="in which frames are sent, 1 to 100 (default: %(default)s)",
     )
     add("--version", action="version", version=f"detect (DetServe) {__version__}")
     return parser
@@ -93,6 +127,20 @@ def _count(text: str) -> int:
     if value < 1 or value != int(value):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
     return int(value)
+
+
+def _whole(text: str) -> int:
+    value = _number(text)
+    if value < 0 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
+    return int(value)
+
+
+def _quality(text: str) -> int:
+    value = _count(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100")
+    return value
 
 
 def _seconds(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import os
@@ -22,6 +23,7 @@ from detection_client._errors import (
 from detection_client._files import Source, expand_arguments, output_paths
 from detection_client._job import FATAL_ERRORS, Job, detect_all
 from detection_client._report import JsonLines, Output, TableAtEnd
+from detection_client._video_source import VideoSource, find_videos
 
 __all__ = ["main"]
 
@@ -51,7 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
-    sources = expand_arguments(options.images)
+    videos, photos = find_videos(options.images)
+    videos += [VideoSource.camera(number) for number in options.camera]
+    if videos and photos:
+        parser.error(f"{photos[0]} is no video: photos and videos need a command each")
+    if videos:
+        return _detect_videos(parser, options, videos)
+    if not photos:
+        parser.error("name a photo, a video or a --camera")
+    if options.track or options.show:
+        parser.error("--track and --show are for videos")
+    sources = expand_arguments(photos)
     save_to = None
     try:
         if options.save is not None:
@@ -83,6 +95,63 @@ def _main(arguments: Sequence[str] | None) -> int:
     output.end()
     print(f"detect: {reason}", file=sys.stderr)
     return UNUSABLE
+
+
+def _detect_videos(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, videos: list[VideoSource]
+) -> int:
+    # Imported when needed: photos do without OpenCV.
+    from detection_client._tracking import TrackingUnavailableError, make_tracker
+    from detection_client._video import VideoJob
+    from detection_client._video_command import VideoOutputs, run_videos
+    from detection_client._video_output import video_paths
+    from detection_client._window import NoDisplayError, Window
+
+    save_to = window = None
+    try:
+        if options.save is not None:
+            save_to = video_paths(videos, options.save)
+            options.save.mkdir(parents=True, exist_ok=True)
+        if options.track:
+            make_tracker()  # to learn at once whether it can be had
+        if options.show:
+            window = Window(len(videos))
+    except (OSError, ValueError) as error:
+        parser.error(f"--save {options.save}: {error}")
+    except TrackingUnavailableError as error:
+        parser.error(f"--track: {error}")
+    except NoDisplayError as error:
+        parser.error(f"--show: {error}")
+    job = VideoJob(
+        score_threshold=options.score_threshold,
+        iou_threshold=options.iou_threshold,
+        max_detections=options.max_detections,
+        concurrency=options.concurrency,
+        jpeg_quality=options.jpeg_quality,
+        keep_pixels=save_to is not None or window is not None,
+    )
+    outputs = VideoOutputs(
+        json_lines=options.json or not sys.stdout.isatty(),
+        save_to=save_to,
+        track=options.track,
+        window=window,
+        reconnect_for=options.reconnect_for,
+    )
+    try:
+        client = AsyncDetectionClient(options.server, model=options.model, timeout=options.timeout)
+    except InvalidInputError as error:
+        parser.error(f"--server: {error}")
+
+    async def work() -> int:
+        async with client:
+            await client.model_info(timeout=min(options.timeout, CONTACT_TIMEOUT_S))
+            return await run_videos(client, videos, job, outputs)
+
+    try:
+        return SOME_FAILED if asyncio.run(work()) else OK
+    except DetectionClientError as error:  # of the server, or of a file to save
+        print(f"detect: {_advice(error)}", file=sys.stderr)
+        return UNUSABLE
 
 
 async def _work(

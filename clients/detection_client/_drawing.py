@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from detection_client._images import over_white
 from detserve.detections import Detection, Detections
 
-__all__ = ["class_color", "draw"]
+__all__ = ["class_color", "draw", "text_color"]
 
 Color: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
@@ -179,11 +179,11 @@ def _draw_label(pen: ImageDraw.ImageDraw, chip: _Chip, color: Color, font: Font)
     area = (round(chip.left), round(chip.top), round(chip.right) - 1, round(chip.bottom) - 1)
     pen.rounded_rectangle(area, radius=chip.padding, fill=color)
     position = (area[0] + chip.padding, area[1] + chip.padding // 2)
-    pen.text(position, chip.text, font=font, fill=_text_color(color))
+    pen.text(position, chip.text, font=font, fill=text_color(color))
 
 
-def _text_color(background: Color) -> Color:
-    """Black or white, whichever is in greater contrast as WCAG 2 defines it."""
+def text_color(background: Color) -> Color:
+    """Black or white on a background, whichever is in greater contrast as WCAG 2 defines it."""
     linear = [
         value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
         for value in (channel / 255 for channel in background)
