@@ -124,7 +124,9 @@ def triton() -> Iterator[TritonServer]:
     detector = REPOSITORY / "detector" / "1"
     if not any((detector / name).exists() for name in ("model.onnx", "model.plan")):
         pytest.skip("no detector: run `make model`")
-    ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port", "health_port"), 0)
+    ports: dict[str, Any] = dict.fromkeys(
+        ("http_port", "grpc_port", "metrics_port", "health_port"), 0
+    )
     with TritonServer(REPOSITORY, **ports) as running:
         yield running
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Route
+from playwright.sync_api import Route, WebSocketRoute, expect
 
 from scripts.photos import jpeg
 from tests.browser.conftest import Visit, photo
@@ -94,3 +94,38 @@ def test_the_server_reads_what_browsers_cannot_show(visit: Visit) -> None:
     visit.choose(("scan.tiff", "image/tiff", stream.getvalue()))
 
     assert visit.boxes > 0
+
+
+def test_live_mode_asks_for_a_key_too(visit: Visit) -> None:
+    def refuse(socket: WebSocketRoute) -> None:
+        socket.on_message(lambda _: socket.close(code=1008, reason="send a key"))
+
+    visit.page.route_web_socket("**/live", refuse)
+    visit.page.click("#camera")
+    visit.page.click("#start-live")
+    expect(visit.page.locator("#key-form")).to_be_visible()
+
+    assert "asks for an API key" in words(visit)
+    assert visit.page.is_visible("#start-live")
+
+
+def test_live_mode_says_that_the_server_is_busy(visit: Visit) -> None:
+    def answer(socket: WebSocketRoute) -> None:
+        def receive(message: str | bytes) -> None:
+            if isinstance(message, bytes):
+                error = {
+                    "title": "Service Unavailable",
+                    "status": 503,
+                    "detail": "The queue is full.",
+                }
+                socket.send(json.dumps({"frame": 0, "error": error}))
+
+        socket.on_message(receive)
+
+    visit.page.route_web_socket("**/live", answer)
+    visit.page.click("#camera")
+    visit.page.click("#start-live")
+    expect(visit.page.locator("#problem")).to_contain_text("The server is busy")
+
+    assert "The queue is full" in words(visit)
+    assert visit.page.is_visible("#stop")

@@ -44,7 +44,7 @@ def test_a_keyboard_is_enough(visit: Visit) -> None:
     low = visit.rows
     assert low > 1
     tab_to(visit, "TR")
-    assert visit.page.locator("#overlay g.on").count() == 1
+    assert visit.page.locator("#overlay g[data-class].on").count() == 1
     assert visit.page.locator("#rows tr").nth(0).evaluate("e => e.classList.contains('on')")
     visit.page.keyboard.press("ArrowDown")
     assert visit.page.locator("#rows tr").nth(1).evaluate("e => e.classList.contains('on')")
@@ -117,32 +117,38 @@ def test_labels_stay_inside_the_picture(visit: Visit) -> None:
         assert outside == 0
 
 
-def test_live_detection_shows_its_rate(visit: Visit) -> None:
-    most = 0
-    unanswered = 0
+COUNT_FRAMES = """const Real = WebSocket;
+window.sockets = [];
+window.WebSocket = class extends Real {
+  constructor(url) {
+    super(url);
+    Object.assign(this, { unanswered: 0, most: 0 });
+    sockets.push(this);
+    this.addEventListener("message", () => { this.unanswered -= 1; });
+  }
+  send(data) {
+    if (typeof data !== "string") this.most = Math.max(this.most, this.unanswered += 1);
+    super.send(data);
+  }
+};"""
 
-    def sent(payload: Any) -> None:
-        nonlocal most, unanswered
-        if isinstance(payload, bytes):
-            unanswered += 1
-            most = max(most, unanswered)
 
-    def received(_payload: Any) -> None:
-        nonlocal unanswered
-        unanswered -= 1
-
-    def opened(socket: Any) -> None:
-        socket.on("framesent", sent)
-        socket.on("framereceived", received)
-
-    visit.page.on("websocket", opened)
+def go_live(visit: Visit) -> None:
+    visit.page.add_init_script(COUNT_FRAMES)
+    visit.page.reload()
     visit.page.click("#camera")
     visit.page.click("#start-live")
     visit.wait_for_rate()
-    visit.page.wait_for_timeout(1500)
-    assert 1 <= most <= 2
-    assert not visit.page.is_visible("#problem")
 
+
+def test_live_detection_shows_its_rate_and_holds_back(visit: Visit) -> None:
+    go_live(visit)
+    visit.slide("score", 0.05)
+    expect(visit.page.locator("#timing")).to_contain_text("Round trip")
+    visit.page.wait_for_timeout(1000)
+
+    assert 1 <= visit.page.evaluate("sockets[0].most") <= 2
+    assert not visit.page.is_visible("#problem")
     visit.page.click("#stop")
     assert visit.page.is_visible("#empty")
     assert visit.page.evaluate("document.querySelector('video').srcObject") is None
@@ -157,17 +163,22 @@ def test_a_photo_from_the_camera(visit: Visit) -> None:
     assert not visit.page.is_visible("#live")
 
 
-def test_live_detection_connects_again(visit: Visit) -> None:
-    visit.page.add_init_script(
-        """const Real = WebSocket;
-        window.WebSocket = class extends Real {
-          constructor(url) { super(url); (window.sockets ??= []).push(this); }
-        };"""
-    )
-    visit.page.reload()
-    visit.page.click("#camera")
-    visit.page.click("#start-live")
+def test_live_detection_rests_while_the_tab_is_hidden(visit: Visit) -> None:
+    go_live(visit)
+    hide = """hidden => {
+      Object.defineProperty(document, "hidden", { configurable: true, value: hidden });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    visit.page.evaluate(hide, True)
+    visit.page.wait_for_timeout(500)  # for the answers under way
+    expect(visit.page.locator("#rate")).to_have_text("Paused while the tab is hidden.")
+    assert visit.page.evaluate("sockets[0].unanswered") == 0
+    visit.page.evaluate(hide, False)
     visit.wait_for_rate()
+
+
+def test_live_detection_connects_again(visit: Visit) -> None:
+    go_live(visit)
     visit.page.evaluate("sockets[0].close()")
     expect(visit.page.locator("#status")).to_contain_text("Connection lost")
     visit.wait_for_rate()

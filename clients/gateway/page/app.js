@@ -230,7 +230,7 @@ function liveFrame(answer, { fps, latency }) {
   if (answer.model) $("model").textContent = modelName(answer.model);
   panel.show(answer);
   $("downloads").hidden = true;
-  $("rate").textContent = `${fps.toFixed(1)} fps, ${Math.round(latency)} ms`;
+  if (!document.hidden) $("rate").textContent = `${fps.toFixed(1)} fps, ${Math.round(latency)} ms`;
 }
 
 function liveState(words) {
