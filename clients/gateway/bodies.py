@@ -71,7 +71,7 @@ def parse_single(request: Request, body: bytes, max_image_bytes: int) -> Query:
     Raises:
         Problem: 400, 413 or 415: what is wrong.
     """
-    options = RequestOptions.from_texts(request.query_params, request.headers)
+    options = RequestOptions.from_texts(_query(request), request.headers)
     kind, parameters = _media_type(request)
     if kind == "application/json":
         document = _json_object(body, "image")
@@ -99,7 +99,7 @@ def parse_batch(request: Request, body: bytes, max_image_bytes: int, max_images:
     Raises:
         Problem: 400, 413 or 415: what is wrong with the whole.
     """
-    options = RequestOptions.from_texts(request.query_params, request.headers)
+    options = RequestOptions.from_texts(_query(request), request.headers)
     kind, parameters = _media_type(request)
     images: list[bytes | Problem] = []
     if kind == "application/json":
@@ -146,6 +146,14 @@ def decode_base64(text: object, name: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise Problem(400, f"{name} is not base64") from None
+
+
+def _query(request: Request) -> dict[str, str]:
+    items = request.query_params.multi_items()
+    texts = dict(items)
+    if len(texts) != len(items):
+        raise Problem(400, "a parameter of the query is there twice")
+    return texts
 
 
 def _checked(image: bytes, max_bytes: int) -> bytes | Problem:
