@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from gateway.problems import Problem
 
 __all__ = ["parse_form"]
+
+# It warns of what clients send, which is answered with a problem.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 _MOST_PARTS = 300
 _LONGEST_FIELD = 1000

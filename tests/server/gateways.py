@@ -63,7 +63,7 @@ def gateway(server_url: str, *options: str) -> Iterator[Gateway]:
             process.wait(30)
             for reader in readers:
                 reader.join()
-        assert errors == []
+        assert not errors, "".join(errors)[-2000:]
     finally:
         process.kill()
         process.wait()
