@@ -14,8 +14,9 @@ from detection_client._video_source import VideoError, VideoSource, open_video
 
 __all__ = ["VideoReader", "back_off_s"]
 
+# The longest pause is part of the gap that a restarted server leaves.
 FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 8.0
+LONGEST_PAUSE_S = 2.0
 # A file is decoded some frames ahead. Of a live source few are held: more would be delay.
 FILE_BUFFER, LIVE_BUFFER = 8, 3
 DEFAULT_FPS = 25.0

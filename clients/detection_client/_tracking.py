@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +56,9 @@ class _NorfairTracker:
         import norfair  # optional, and loads scipy
 
         self._library = norfair
+        # It warns of every box that its filter expects to shrink to nothing, on standard error.
+        logging.getLogger("norfair").setLevel(logging.ERROR)
+        self._frame = 0
         self._tracker = norfair.Tracker(
             distance_function="iou",
             distance_threshold=1 - MIN_IOU,
@@ -65,22 +69,23 @@ class _NorfairTracker:
         self._numbers: dict[int, int] = {}
 
     def update(self, found: Detections, *, frames_since: int = 1) -> list[int | None]:
+        self._frame += 1
         entries = [
             self._library.Detection(
                 points=np.asarray(box, np.float64).reshape(2, 2),
                 scores=np.repeat(float(score), 2),
                 label=int(class_id),
+                data=(self._frame, place),
             )
-            for box, score, class_id in zip(
-                found.boxes_xyxy, found.scores, found.class_ids, strict=True
+            for place, (box, score, class_id) in enumerate(
+                zip(found.boxes_xyxy, found.scores, found.class_ids, strict=True)
             )
         ]
         # The filter is told of at most so many frames at once as an object outlives.
         objects = self._tracker.update(entries, period=min(max(frames_since, 1), HOLD_FRAMES))
-        places = {id(entry): place for place, entry in enumerate(entries)}
         ids: list[int | None] = [None] * len(entries)
         for tracked in objects:
-            place = places.get(id(tracked.last_detection))
-            if place is not None and tracked.id is not None:
+            frame, place = tracked.last_detection.data
+            if frame == self._frame and tracked.id is not None:
                 ids[place] = self._numbers.setdefault(tracked.id, len(self._numbers) + 1)
         return ids
