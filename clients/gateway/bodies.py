@@ -168,7 +168,7 @@ def _check_count(count: int, most: int) -> None:
     if count == 0:
         raise Problem(400, "'images' is empty or missing: send at least one image")
     if count > most:
-        raise Problem(413, f"{count} images in one request: at most {most} are accepted")
+        raise Problem(400, f"{count} images in one request: at most {most} are accepted")
 
 
 def _media_type(request: Request) -> tuple[str, str]:

@@ -49,7 +49,7 @@ _PROBLEMS = {
     400: "An image or an option is missing or no good",
     401: "The API key is missing or not accepted",
     408: "The body did not arrive in time",
-    413: "The body or the image is too large, or there are too many images",
+    413: "The body or the image is too large",
     415: "The Content-Type is not accepted",
     429: "The client asks more often than it may",
     503: "There is no room at the detector, or it cannot be reached",

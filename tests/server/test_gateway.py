@@ -145,7 +145,7 @@ class TestBatch:
         assert [len(result["detections"]) for result in answer["results"]] == [1, 1]
 
     def test_too_many_or_no_images(self, http: httpx.Client) -> None:
-        assert is_problem(http.post("/batch_detect", json={"images": ["eA=="] * 17}), 413)
+        assert is_problem(http.post("/batch_detect", json={"images": ["eA=="] * 17}), 400)
         assert is_problem(http.post("/batch_detect", json={"images": []}), 400)
 
 

@@ -16,7 +16,10 @@ import schemathesis
 from hypothesis import given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import (
+    negative_data_rejection,
+    positive_data_acceptance,
+)
 
 from local_server import TritonServer
 from photos import jpeg
@@ -46,7 +49,11 @@ def test_schemathesis_finds_nothing(url: str) -> None:
             @given(case=operation.as_strategy(generation_mode=mode))
             def try_it(case: Any) -> None:
                 response = case.call(timeout=30)
-                case.validate_response(response, excluded_checks=LEFT_OUT)
+                left_out = list(LEFT_OUT)
+                if case.media_type == "multipart/form-data":
+                    # A number in the place of a file is sent as a file with its digits.
+                    left_out.append(negative_data_rejection)
+                case.validate_response(response, excluded_checks=left_out)
                 assert response.status_code < 500 or response.status_code in (503, 504)
 
             try_it()
