@@ -28,7 +28,7 @@ MIN_RATIO, MIN_SHARE = 0.9, 0.8
 def encoded_frames(video: Path, job: VideoJob) -> list[bytes]:
     """Every frame as the pipeline sends it."""
     capture = open_video(VideoSource(str(video), str(video), False))
-    frames = []
+    frames: list[bytes] = []
     while True:
         there, pixels = capture.read()
         if not there:

@@ -16,10 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, Request, expect, sync_playwright
 
 from local_server import TritonServer
-from scripts.photos import jpeg
+from photos import jpeg
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = ROOT / "model_repository"
@@ -66,9 +66,9 @@ class Visit:
         path = request.url.removeprefix(self.origin).partition("?")[0]
         self.requests.append(f"{request.method} {path}")
 
-    def choose(self, *files: Any) -> None:
+    def choose(self, *files: tuple[str, str, bytes]) -> None:
         """Choose files, each a name, a type and bytes, and wait until all are answered."""
-        payloads = [{"name": n, "mimeType": t, "buffer": b} for n, t, b in files]
+        payloads: list[FilePayload] = [{"name": n, "mimeType": t, "buffer": b} for n, t, b in files]
         self.page.set_input_files("#files", payloads)
         self.files += len(files)
         done = "#gallery [data-state=done], #gallery [data-state=error]"

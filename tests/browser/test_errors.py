@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Route, WebSocketRoute, expect
 
-from scripts.photos import jpeg
+from photos import jpeg
 from tests.browser.conftest import Visit, photo
 
 

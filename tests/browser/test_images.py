@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from detserve.nms import non_maximum_suppression
-from scripts.photos import jpeg
+from photos import jpeg
 from tests.browser.conftest import Visit, photo
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "motorcycle_left")

@@ -107,7 +107,8 @@ def test_labels_stay_inside_the_picture(visit: Visit) -> None:
         outside = visit.page.evaluate(
             """() => {
               const frame = document.querySelector("#frame").getBoundingClientRect();
-              return [...document.querySelectorAll("#overlay .label")].filter((label) => {
+              return [...document.querySelectorAll("#overlay .label:not(.crowded)")]
+                .filter(label => {
                 const { left, top, right, bottom } = label.getBoundingClientRect();
                 return left < frame.left - 1 || top < frame.top - 1 ||
                   right > frame.right + 1 || bottom > frame.bottom + 1;
@@ -139,6 +140,24 @@ def go_live(visit: Visit) -> None:
     visit.page.click("#camera")
     visit.page.click("#start-live")
     visit.wait_for_rate()
+
+
+def test_labels_do_not_smear_in_a_crowd(visit: Visit) -> None:
+    visit.choose(photo("motorcycle_left"))
+    visit.slide("score", 0.05)
+    visit.slide("iou", 0.8)
+    assert visit.page.locator("#overlay .crowded").count() > 0
+
+    overlaps = visit.page.evaluate(
+        """() => {
+          const all = [...document.querySelectorAll("#overlay .label:not(.crowded)")]
+            .map((label) => label.getBoundingClientRect());
+          return all.filter((a, i) => all.slice(i + 1).some((b) =>
+            a.left < b.right - 1 && b.left < a.right - 1 &&
+            a.top < b.bottom - 1 && b.top < a.bottom - 1)).length;
+        }"""
+    )
+    assert overlaps == 0
 
 
 def test_live_detection_shows_its_rate_and_holds_back(visit: Visit) -> None:

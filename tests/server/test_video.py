@@ -156,7 +156,7 @@ def test_an_rtsp_server_that_is_killed_and_started_again(
         rtsp.wait()
         time.sleep(1)
         rtsp = start_rtsp(port)
-        after = []
+        after: list[dict[str, Any]] = []
         while not after or after[-1]["time_s"] - after[0]["time_s"] < 15:
             after.append(json.loads(process.stdout.readline()))
             gaps = [b["time_s"] - a["time_s"] for a, b in pairwise(after)]
