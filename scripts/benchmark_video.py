@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from detection_client._reader import VideoReader
 from detection_client._turns import Turns
 from detection_client._video import VideoJob, detect_frames, encode_frame
 from detection_client._video_source import VideoSource, open_video
+from local_server import TritonServer
 from machine import processor_name
 
 MIN_RATIO, MIN_SHARE = 0.9, 0.8
@@ -106,7 +108,7 @@ def main() -> int:
     """Run the benchmark; 1 where a figure is below what is wanted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("video", type=Path)
-    parser.add_argument("--server", default="grpc://127.0.0.1:8001", metavar="URL")
+    parser.add_argument("--server", metavar="URL", help="a running one (default: one of its own)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--concurrency", type=int, default=4)
@@ -115,7 +117,9 @@ def main() -> int:
         parser.error(f"there is no file {options.video}")
     print(processor_name())
     job = VideoJob(concurrency=options.concurrency)
-    good = asyncio.run(measure(options.server, options.video, job, options.rounds, options.copies))
+    with contextlib.ExitStack() as stack:
+        url = options.server or stack.enter_context(TritonServer()).grpc_url
+        good = asyncio.run(measure(url, options.video, job, options.rounds, options.copies))
     return 0 if good else 1
 
 
