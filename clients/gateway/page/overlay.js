@@ -15,10 +15,10 @@ function element(name, attributes) {
 
 /**
  * Where labels go: above the box, else inside its top, else below; inside the picture always,
- * and off the labels already placed where there is room.
+ * and off the labels already placed. One without room is crowded: better left out than smeared.
  *
  * @param boxes {x, y, width, height} in the picture's shown pixels, the best first.
- * @returns {x, y} for each, or null where the picture is smaller than the label.
+ * @returns {x, y, crowded} for each, or null where the picture is smaller than the label.
  */
 export function placeLabels(boxes, widths, height, size) {
   const taken = [];
@@ -34,9 +34,9 @@ export function placeLabels(boxes, widths, height, size) {
     const free = spots.find((spot) => !taken.some((other) =>
       spot.x < other.x + other.width && other.x < spot.x + width &&
       spot.y < other.y + height && other.y < spot.y + height));
-    const { x: left, y } = free ?? spots[0];
-    taken.push({ x: left, y, width });
-    return { x: left, y };
+    if (!free) return { ...spots[0], crowded: true };
+    taken.push({ ...free, width });
+    return { ...free, crowded: false };
   });
 }
 
@@ -121,8 +121,8 @@ function drawBox(found, box, size) {
   return group;
 }
 
-function drawLabel(found, { x, y }, text, width) {
-  const group = element("g", { class: "label" });
+function drawLabel(found, { x, y, crowded }, text, width) {
+  const group = element("g", { class: crowded ? "label crowded" : "label" });
   const fill = classColor(found.class_id);
   group.append(element("rect", { x, y, width, height: LABEL_HEIGHT, rx: 3, fill }));
   const words = element("text", { x: x + PADDING, y: y + 14.5, fill: textColor(found.class_id) });

@@ -58,7 +58,7 @@ function draw(pen, detections, size) {
     pen.strokeRect(...inner);
   }
   for (let i = boxes.length - 1; i >= 0; i--) {
-    if (!spots[i]) continue;
+    if (!spots[i] || spots[i].crowded) continue;
     pen.fillStyle = classColor(detections[i].class_id);
     pen.fillRect(spots[i].x, spots[i].y, widths[i], labelHeight);
     pen.fillStyle = textColor(detections[i].class_id);
