@@ -202,7 +202,7 @@ def test_unknown_model(url: str, photos: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "required: IMAGE"),
+        ([], "name a photo, a video or a --camera"),
         (["a.jpg", "--score-threshold", "2"], "2 is not between 0 and 1"),
         (["a.jpg", "--iou-threshold", "x"], "'x' is not a number"),
         (["a.jpg", "--max-detections", "0"], "0 is not a whole number from 1"),

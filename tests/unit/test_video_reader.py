@@ -109,7 +109,7 @@ def test_videos_are_told_from_photos() -> None:
             "-",
         ]
     )
-    assert others == ["a.jpg"]
+    assert others == ["a.jpg", "-"]
     assert [(video.name, video.live) for video in videos] == [
         ("b.MP4", False),
         ("rtsp://me:***@host/x", True),
