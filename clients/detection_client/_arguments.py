@@ -22,6 +22,7 @@ examples:
   detect photos/ --save annotated/             and pictures with the boxes drawn in
   detect 'photos/**/*.jpg' --json | jq .image  JSON lines, one for each photo
   detect photo.jpg --server http://gpu-box:8000 --score-threshold 0.6
+  detect photo.jpg --local                     the same without a server
   curl -s https://example.org/cat.jpg | detect -
   detect street.mp4 --save annotated/ --track  a video with boxes and the objects' numbers
   detect rtsp://camera/live --camera 0 --show  two live videos at once, in a window
@@ -53,8 +54,15 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--server",
         metavar="URL",
-        default=os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER,
-        help="grpc://host:8001 or http://host:8000 (now: %(default)s)",
+        help="grpc://host:8001 or http://host:8000"
+        f" (now: {os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER})",
+    )
+    add("--local", action="store_true", help="detect in this process, without a server")
+    add(
+        "--repository",
+        type=Path,
+        metavar="DIR",
+        help="the model repository for --local (default: model_repository here, or the clone's)",
     )
     add("--model", default=DEFAULT_MODEL, help="the served model (default: %(default)s)")
     add("--score-threshold", type=_fraction, metavar="S", help="lowest score to report, 0 to 1")

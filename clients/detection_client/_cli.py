@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from detection_client._arguments import SERVER_VARIABLE, make_parser
+from detection_client._arguments import DEFAULT_SERVER, SERVER_VARIABLE, make_parser
 from detection_client._async_client import AsyncDetectionClient
+from detection_client._detector import Detector
 from detection_client._errors import (
     DeadlineExceededError,
     DetectionClientError,
@@ -71,10 +72,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             options.save.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         parser.error(f"--save {options.save}: {error}")
-    try:
-        client = AsyncDetectionClient(options.server, model=options.model, timeout=options.timeout)
-    except InvalidInputError as error:
-        parser.error(f"--server: {error}")
+    client = _make_client(parser, options)
     job = Job(
         score_threshold=options.score_threshold,
         iou_threshold=options.iou_threshold,
@@ -95,6 +93,23 @@ def _main(arguments: Sequence[str] | None) -> int:
     output.end()
     print(f"detect: {reason}", file=sys.stderr)
     return UNUSABLE
+
+
+def _make_client(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Detector:
+    if options.local:
+        if options.server is not None:
+            parser.error("--local needs no --server")
+        from detection_client._local import LocalClient, find_repository
+
+        repository = options.repository or find_repository()
+        return LocalClient(repository, model=options.model, timeout=options.timeout)
+    if options.repository is not None:
+        parser.error("--repository is for --local")
+    server = options.server or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER
+    try:
+        return AsyncDetectionClient(server, model=options.model, timeout=options.timeout)
+    except InvalidInputError as error:
+        parser.error(f"--server: {error}")
 
 
 def _detect_videos(
@@ -137,10 +152,7 @@ def _detect_videos(
         window=window,
         reconnect_for=options.reconnect_for,
     )
-    try:
-        client = AsyncDetectionClient(options.server, model=options.model, timeout=options.timeout)
-    except InvalidInputError as error:
-        parser.error(f"--server: {error}")
+    client = _make_client(parser, options)
 
     async def work() -> int:
         async with client:
@@ -155,7 +167,7 @@ def _detect_videos(
 
 
 async def _work(
-    client: AsyncDetectionClient,
+    client: Detector,
     sources: Sequence[Source],
     job: Job,
     output: Output,
