@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from detserve import conversions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import supervision as sv
 
 __all__ = ["Detection", "Detections"]
 
@@ -91,3 +97,17 @@ class Detections(Sequence[Detection]):
             }
             for found in self
         ]
+
+    def to_coco(
+        self, image_id: int, category_ids: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Entries of COCO's results format; see `detserve.conversions.to_coco`."""
+        return conversions.to_coco(self, image_id, category_ids)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A table, a row a detection; see `detserve.conversions.to_pandas`."""
+        return conversions.to_pandas(self)
+
+    def to_supervision(self) -> sv.Detections:
+        """The library supervision's own; see `detserve.conversions.to_supervision`."""
+        return conversions.to_supervision(self)
