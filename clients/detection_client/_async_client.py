@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar, overload
 
@@ -12,6 +12,7 @@ from detection_client._errors import DetectionClientError
 from detection_client._flows import Flow, GetConfig, Infer, Outcome, ReadImage, Step
 from detection_client._images import ImageInput, read_image
 from detection_client._model_info import ModelInfo
+from detection_client._stream import checked_in_flight, in_order_async
 from detection_client._tensors import InferRequest, Options
 from detserve.detections import Detections
 
@@ -120,6 +121,51 @@ class AsyncDetectionClient(BaseClient):
                 task.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
         return finish(outcomes, return_exceptions=return_exceptions)
+
+    def detect_stream(
+        self,
+        images: AsyncIterable[ImageInput] | Iterable[ImageInput],
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        max_in_flight: int | None = None,
+        return_exceptions: bool = False,
+    ) -> AsyncGenerator[Detections | DetectionClientError, None]:
+        """Detect on images as they come, such as a camera's frames; results are in their order.
+
+        The next image is taken only when one of the requests is free, so that a stream without an
+        end needs no more memory than that. A result is handed on as soon as it is there, also
+        while the source has no further image.
+
+        Args:
+            images: Images as `detect` takes them. Iterating must not block: use an asynchronous
+                iterable where it would.
+            score_threshold: As for `detect`; so are the next four.
+            iou_threshold: See above.
+            max_detections: See above.
+            timeout: See above.
+            headers: See above.
+            max_in_flight: Most requests under way at once; None for the client's concurrency.
+            return_exceptions: Whether an image's error is yielded in its place.
+
+        Yields:
+            One entry per image, in their order.
+
+        Raises:
+            DetectionClientError: An image's, whose ``index`` tells which; not with
+                ``return_exceptions``.
+        """
+        options = Options(score_threshold, iou_threshold, max_detections, headers or {})
+        seconds = self._timeout_of(timeout)
+        return in_order_async(
+            images,
+            lambda image: self._run(self._flows.detect(image, options, seconds)),
+            max_in_flight=checked_in_flight(max_in_flight, self._concurrency),
+            return_exceptions=return_exceptions,
+        )
 
     async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         """The model's labels and batch size; see `DetectionClient.model_info`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar, overload
@@ -13,6 +13,7 @@ from detection_client._errors import DetectionClientError
 from detection_client._flows import Flow, GetConfig, Infer, Outcome, ReadImage, Step
 from detection_client._images import ImageInput, read_image
 from detection_client._model_info import ModelInfo
+from detection_client._stream import checked_in_flight, in_order
 from detection_client._tensors import InferRequest, Options
 from detserve.detections import Detections
 
@@ -166,6 +167,32 @@ class DetectionClient(BaseClient):
                 for call in calls:
                     call.cancel()
         return finish(outcomes, return_exceptions=return_exceptions)
+
+    def detect_stream(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        max_in_flight: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Generator[Detections | DetectionClientError, None, None]:
+        """Detect on images as they come, of which there may be no end; results are in their order.
+
+        Images are taken one by one as requests are free, here and not in another thread. Arguments
+        and errors are those of `AsyncDetectionClient.detect_stream`.
+        """
+        options = Options(score_threshold, iou_threshold, max_detections, headers or {})
+        seconds = self._timeout_of(timeout)
+        return in_order(
+            images,
+            lambda image: self._run(self._flows.detect(image, options, seconds)),
+            max_in_flight=checked_in_flight(max_in_flight, self._concurrency),
+            return_exceptions=return_exceptions,
+        )
 
     def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         """The model's labels and batch size, which are asked once and kept.
