@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from detection_client._base import BaseClient, fatal_error, finish, list_images, plan_chunks
 from detection_client._errors import DetectionClientError
 from detection_client._flows import Flow, GetConfig, Infer, Outcome, ReadImage, Step
 from detection_client._images import ImageInput, read_image
 from detection_client._model_info import ModelInfo
+from detection_client._shared_transport import AsyncSharedTransport
 from detection_client._stream import checked_in_flight, in_order_async
 from detection_client._tensors import InferRequest, Options
 from detserve.detections import Detections
 
 __all__ = ["AsyncDetectionClient"]
+
+if TYPE_CHECKING:
+    from detection_client._grpc import AsyncGrpcTransport
+    from detection_client._http import AsyncHttpTransport
 
 T = TypeVar("T")
 
@@ -211,13 +216,16 @@ class AsyncDetectionClient(BaseClient):
 
     def _make_transport(self) -> _Transport:
         # Imported when needed: one protocol's libraries take a while to load.
+        transport: AsyncGrpcTransport | AsyncHttpTransport
         if self._address.is_grpc:
             from detection_client._grpc import AsyncGrpcTransport
 
-            return AsyncGrpcTransport(self._address, self._headers, self._tls)
-        from detection_client._http import AsyncHttpTransport
+            transport = AsyncGrpcTransport(self._address, self._headers, self._tls)
+        else:
+            from detection_client._http import AsyncHttpTransport
 
-        return AsyncHttpTransport(self._address, self._headers, self._tls)
+            transport = AsyncHttpTransport(self._address, self._headers, self._tls)
+        return AsyncSharedTransport(transport) if self._shared_memory else transport
 
     async def _run(self, flow: Flow[T]) -> T:
         transport = self._open()

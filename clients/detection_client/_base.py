@@ -50,6 +50,9 @@ class BaseClient:
         ca_file: A PEM file of the authorities to trust with TLS, in place of the system's.
         cert_file: A PEM file of the client's certificate, where the server asks for one.
         key_file: A PEM file of that certificate's private key, without a password.
+        shared_memory: Whether large images (256 KB and more) go to a server on this machine, at
+            localhost, in shared memory. That is quicker for uncompressed ones; the server has to
+            allow it, and to have the same /dev/shm.
 
     Raises:
         InvalidInputError: The URL or an option is not one of those above.
@@ -68,6 +71,7 @@ class BaseClient:
         ca_file: str | os.PathLike[str] = "",
         cert_file: str | os.PathLike[str] = "",
         key_file: str | os.PathLike[str] = "",
+        shared_memory: bool = False,
     ) -> None:
         self._address = ServerAddress.parse(url)
         self._timeout = _checked_timeout(timeout)
@@ -87,6 +91,11 @@ class BaseClient:
             key_file=key_file,
             uses_tls=self._address.uses_tls,
         )
+        if shared_memory and not self._address.is_local:
+            raise InvalidInputError(
+                f"shared_memory needs a server on this machine, at localhost, not {self._address}"
+            )
+        self._shared_memory = shared_memory
         self._headers = checked_headers(headers or {})
         self._concurrency = concurrency
         self._closed = False

@@ -6,18 +6,23 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from detection_client._base import BaseClient, fatal_error, finish, list_images, plan_chunks
 from detection_client._errors import DetectionClientError
 from detection_client._flows import Flow, GetConfig, Infer, Outcome, ReadImage, Step
 from detection_client._images import ImageInput, read_image
 from detection_client._model_info import ModelInfo
+from detection_client._shared_transport import SharedTransport
 from detection_client._stream import checked_in_flight, in_order
 from detection_client._tensors import InferRequest, Options
 from detserve.detections import Detections
 
 __all__ = ["DetectionClient"]
+
+if TYPE_CHECKING:
+    from detection_client._grpc import GrpcTransport
+    from detection_client._http import HttpTransport
 
 T = TypeVar("T")
 
@@ -244,13 +249,16 @@ class DetectionClient(BaseClient):
 
     def _make_transport(self) -> _Transport:
         # Imported when needed: one protocol's libraries take a while to load.
+        transport: GrpcTransport | HttpTransport
         if self._address.is_grpc:
             from detection_client._grpc import GrpcTransport
 
-            return GrpcTransport(self._address, self._headers, self._tls)
-        from detection_client._http import HttpTransport
+            transport = GrpcTransport(self._address, self._headers, self._tls)
+        else:
+            from detection_client._http import HttpTransport
 
-        return HttpTransport(self._address, self._headers, self._tls)
+            transport = HttpTransport(self._address, self._headers, self._tls)
+        return SharedTransport(transport) if self._shared_memory else transport
 
     def _run(self, flow: Flow[T]) -> T:
         transport = self._open()

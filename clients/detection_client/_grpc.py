@@ -104,6 +104,20 @@ class GrpcTransport(_GrpcBase):
         with self._errors(timeout):
             return bool(self._client.is_model_ready(**self._ready_arguments(model, timeout)))
 
+    def register_memory(self, name: str, key: str, size: int, timeout: float) -> None:
+        """Let the server map a region of shared memory."""
+        with self._errors(timeout):
+            self._client.register_system_shared_memory(
+                name, key, size, headers=self._headers, client_timeout=timeout
+            )
+
+    def unregister_memory(self, name: str, timeout: float) -> None:
+        """Let the server forget a region."""
+        with self._errors(timeout):
+            self._client.unregister_system_shared_memory(
+                name, headers=self._headers, client_timeout=timeout
+            )
+
     def close(self) -> None:
         """End the connection, and the calls that use it."""
         self._client.close()
@@ -136,6 +150,20 @@ class AsyncGrpcTransport(_GrpcBase):
         with self._errors(timeout):
             ready = await self._client.is_model_ready(**self._ready_arguments(model, timeout))
         return bool(ready)
+
+    async def register_memory(self, name: str, key: str, size: int, timeout: float) -> None:
+        """Let the server map a region of shared memory."""
+        with self._errors(timeout):
+            await self._client.register_system_shared_memory(
+                name, key, size, headers=self._headers, client_timeout=timeout
+            )
+
+    async def unregister_memory(self, name: str, timeout: float) -> None:
+        """Let the server forget a region."""
+        with self._errors(timeout):
+            await self._client.unregister_system_shared_memory(
+                name, headers=self._headers, client_timeout=timeout
+            )
 
     async def close(self) -> None:
         """End the connection, and the calls that use it."""

@@ -102,6 +102,20 @@ class AsyncHttpTransport:
             call = self._client.is_model_ready(model, headers=dict(self._headers))
             return bool(await asyncio.wait_for(call, timeout))
 
+    async def register_memory(self, name: str, key: str, size: int, timeout: float) -> None:
+        """Let the server map a region of shared memory."""
+        async with self._errors(timeout):
+            call = self._client.register_system_shared_memory(
+                name, key, size, headers=dict(self._headers)
+            )
+            await asyncio.wait_for(call, timeout)
+
+    async def unregister_memory(self, name: str, timeout: float) -> None:
+        """Let the server forget a region."""
+        async with self._errors(timeout):
+            call = self._client.unregister_system_shared_memory(name, headers=dict(self._headers))
+            await asyncio.wait_for(call, timeout)
+
     async def close(self) -> None:
         """End the connections."""
         await self._client.close()
@@ -171,6 +185,14 @@ class HttpTransport:
     def model_ready(self, model: str, timeout: float) -> bool:
         """Whether the server says that the model is ready."""
         return self._call(lambda transport: transport.model_ready(model, timeout), timeout)
+
+    def register_memory(self, name: str, key: str, size: int, timeout: float) -> None:
+        """Let the server map a region of shared memory."""
+        self._call(lambda transport: transport.register_memory(name, key, size, timeout), timeout)
+
+    def unregister_memory(self, name: str, timeout: float) -> None:
+        """Let the server forget a region."""
+        self._call(lambda transport: transport.unregister_memory(name, timeout), timeout)
 
     def close(self) -> None:
         """End the calls under way, the connections and the thread."""

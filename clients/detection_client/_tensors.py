@@ -74,12 +74,21 @@ def _is_number(value: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedImages:
+    """Where a request's images lie in shared memory: a region that the server knows, and bytes."""
+
+    region: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class InferRequest:
     """One request: encoded images, and the options for all of them."""
 
     model: str
     images: tuple[bytes, ...]
     options: Options
+    shared: SharedImages | None = None
 
 
 class _InputFactory(Protocol):
@@ -93,11 +102,18 @@ class _Result(Protocol):
 def build_inputs(make_input: _InputFactory, request: InferRequest) -> list[Any]:
     """The input tensors of a request, of a protocol's ``InferInput`` class."""
     shape = [len(request.images), 1]
-    images = np.empty(shape, np.object_)
-    for index, data in enumerate(request.images):
-        images[index, 0] = data
     options = request.options
-    tensors: list[tuple[str, str, npt.NDArray[Any]]] = [("IMAGE", "BYTES", images)]
+    tensors: list[tuple[str, str, npt.NDArray[Any]]] = []
+    inputs = []
+    if request.shared is not None:
+        tensor = make_input("IMAGE", shape, "BYTES")
+        tensor.set_shared_memory(request.shared.region, request.shared.size)
+        inputs.append(tensor)
+    else:
+        images = np.empty(shape, np.object_)
+        for index, data in enumerate(request.images):
+            images[index, 0] = data
+        tensors.append(("IMAGE", "BYTES", images))
     if options.score_threshold is not None:
         thresholds = np.full(shape, options.score_threshold, np.float32)
         tensors.append(("SCORE_THRESHOLD", "FP32", thresholds))
@@ -108,7 +124,6 @@ def build_inputs(make_input: _InputFactory, request: InferRequest) -> list[Any]:
         tensors.append(
             ("MAX_DETECTIONS", "INT32", np.full(shape, options.max_detections, np.int32))
         )
-    inputs = []
     for name, datatype, values in tensors:
         tensor = make_input(name, shape, datatype)
         tensor.set_data_from_numpy(values)
