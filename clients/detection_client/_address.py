@@ -19,7 +19,7 @@ class ServerAddress:
     """Where a server listens, and in what protocol.
 
     Attributes:
-        scheme: ``grpc``, ``grpcs``, ``http`` or ``https``.
+        scheme: ``grpc``, ``grpcs``, ``http`` or ``https``; ``local`` where there is no server.
         host: Name or address, without the brackets of IPv6.
         port: 1 to 65535.
         path: What stands before ``/v2`` behind a proxy; empty for gRPC.
@@ -92,4 +92,6 @@ class ServerAddress:
         return f"{host}:{self.port}{self.path}"
 
     def __str__(self) -> str:
+        if self.scheme == "local":  # the path is a model repository
+            return f"local:{self.path}"
         return f"{self.scheme}://{self.authority}"

@@ -73,7 +73,7 @@ class BaseClient:
         key_file: str | os.PathLike[str] = "",
         shared_memory: bool = False,
     ) -> None:
-        self._address = ServerAddress.parse(url)
+        self._address = self._parse_address(url)
         self._timeout = _checked_timeout(timeout)
         if not model:
             raise InvalidInputError("model must be a model's name")
@@ -101,6 +101,10 @@ class BaseClient:
         self._closed = False
         self._lock = threading.Lock()
         self._flows = Flows(str(self._address), model, retries, array_encoding)
+
+    @staticmethod
+    def _parse_address(url: str) -> ServerAddress:
+        return ServerAddress.parse(url)
 
     @property
     def url(self) -> str:

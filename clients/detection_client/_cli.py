@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from detection_client._arguments import DEFAULT_SERVER, SERVER_VARIABLE, make_parser
 from detection_client._async_client import AsyncDetectionClient
-from detection_client._detector import Detector
 from detection_client._errors import (
     DeadlineExceededError,
     DetectionClientError,
@@ -95,14 +94,18 @@ def _main(arguments: Sequence[str] | None) -> int:
     return UNUSABLE
 
 
-def _make_client(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Detector:
+def _make_client(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> AsyncDetectionClient:
     if options.local:
         if options.server is not None:
             parser.error("--local needs no --server")
-        from detection_client._local import LocalClient, find_repository
+        from detection_client._local import LocalClient
 
-        repository = options.repository or find_repository()
-        return LocalClient(repository, model=options.model, timeout=options.timeout)
+        try:
+            return LocalClient(options.repository, model=options.model, timeout=options.timeout)
+        except ModelNotFoundError as error:
+            parser.exit(UNUSABLE, f"detect: {error}\n")
     if options.repository is not None:
         parser.error("--repository is for --local")
     server = options.server or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER
@@ -167,7 +170,7 @@ def _detect_videos(
 
 
 async def _work(
-    client: Detector,
+    client: AsyncDetectionClient,
     sources: Sequence[Source],
     job: Job,
     output: Output,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from detection_client._detector import Detector
+from detection_client._async_client import AsyncDetectionClient
 from detection_client._drawing import draw
 from detection_client._errors import (
     AccessDeniedError,
@@ -59,7 +59,7 @@ class SaveError(DetectionClientError):
 
 
 async def detect_all(
-    client: Detector, sources: Sequence[Source], job: Job
+    client: AsyncDetectionClient, sources: Sequence[Source], job: Job
 ) -> AsyncGenerator[ImageReport, None]:
     """Detect on every image, with several requests under way.
 
@@ -99,7 +99,7 @@ async def detect_all(
 
 
 async def _detect_one(
-    client: Detector, source: Source, job: Job, target: Path | None
+    client: AsyncDetectionClient, source: Source, job: Job, target: Path | None
 ) -> ImageReport:
     if source.problem is not None:
         return ImageReport(source.name, error=InvalidInputError(source.problem))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 import simplejpeg
 
-from detection_client._detector import Detector
+from detection_client._async_client import AsyncDetectionClient
 from detection_client._errors import (
     AccessDeniedError,
     DetectionClientError,
@@ -111,7 +111,7 @@ def encode_frame(pixels: npt.NDArray[Any], quality: int) -> bytes:
 
 
 async def detect_frames(
-    client: Detector, reader: VideoReader, turns: Turns, job: VideoJob
+    client: AsyncDetectionClient, reader: VideoReader, turns: Turns, job: VideoJob
 ) -> AsyncGenerator[FrameReport, None]:
     """Detect on every frame that the reader gives, with several requests under way.
 
@@ -166,7 +166,7 @@ class _Feed:
 
     def __init__(
         self,
-        client: Detector,
+        client: AsyncDetectionClient,
         reader: VideoReader,
         turns: Turns,
         job: VideoJob,

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from tqdm import tqdm
 
-from detection_client._detector import Detector
+from detection_client._async_client import AsyncDetectionClient
 from detection_client._reader import VideoReader
 from detection_client._tracking import Tracker, make_tracker
 from detection_client._turns import Turns
@@ -50,7 +50,7 @@ class VideoOutputs:
 
 
 async def run_videos(
-    client: Detector,
+    client: AsyncDetectionClient,
     sources: Sequence[VideoSource],
     job: VideoJob,
     outputs: VideoOutputs,
@@ -122,7 +122,7 @@ class _Stream:
             bar_format="{desc}: {n_fmt} frames {postfix}",
         )
 
-    async def run(self, client: Detector, turns: Turns, job: VideoJob) -> None:
+    async def run(self, client: AsyncDetectionClient, turns: Turns, job: VideoJob) -> None:
         """Take the video to its end."""
         self.reader.start()
         async for report in detect_frames(client, self.reader, turns, job):

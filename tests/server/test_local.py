@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from detection_client import (
+    AsyncDetectionClient,
+    DeadlineExceededError,
+    DetectionClientError,
+    Detections,
+    InvalidInputError,
+    LocalClient,
+)
 from local_server import TritonServer
 from photos import PHOTOS, jpeg, photo_path
 from tests.server.test_cli import ROOT, detect, lines
+from tests.server.test_parity import assert_same
 
 
 def untimed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -49,6 +60,43 @@ def test_same_output_as_from_the_server(
         for one, other in zip(ours["detections"], theirs["detections"], strict=True):
             assert one["score"] == pytest.approx(other["score"], abs=2e-4)
             assert one["box_xyxy"] == pytest.approx(other["box_xyxy"], abs=0.02)
+
+
+def test_calls_are_those_of_the_asyncio_client(server: TritonServer, repository: Path) -> None:
+    photos = [jpeg(name) for name in PHOTOS]
+
+    async def ask(client: AsyncDetectionClient) -> list[Detections | DetectionClientError]:
+        async with client:
+            (score,) = (await client.detect(photos[0], max_detections=1)).scores
+            found: list[Detections | DetectionClientError] = [
+                await client.detect(photos[0], score_threshold=float(score))
+            ]
+            found += await client.detect_batch([b"none", *photos], return_exceptions=True)
+            found += [one async for one in client.detect_stream(photos)]
+            with pytest.raises(InvalidInputError) as refused:
+                await client.detect(photos[0], max_detections=301)
+            return [*found, refused.value]
+
+    served = asyncio.run(ask(AsyncDetectionClient(server.grpc_url)))
+    local = asyncio.run(ask(LocalClient(repository)))
+    for ours, theirs in zip(local, served, strict=True):
+        if isinstance(ours, Detections) and isinstance(theirs, Detections):
+            assert_same(ours, theirs)
+        else:
+            assert (type(ours), str(ours)) == (type(theirs), str(theirs))
+
+
+def test_a_deadline_and_a_closed_client(repository: Path) -> None:
+    async def work() -> None:
+        client = LocalClient(repository, workers=1)
+        with pytest.raises(DeadlineExceededError, match="no answer from local:"):
+            await client.detect(jpeg("astronaut"), timeout=0.001)
+        await client.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            await client.detect(jpeg("astronaut"))
+
+    asyncio.run(work())
+    assert not [one for one in threading.enumerate() if one.name.startswith("detect-local")]
 
 
 def test_from_another_folder(repository: Path, tmp_path: Path) -> None:
