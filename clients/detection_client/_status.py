@@ -102,7 +102,10 @@ def error_from_status(
         return cannot_connect(url, "its certificate is not trusted")
     if reason := _NOT_CONNECTED.search(text):
         text = reason[1].strip().lower()
-        hint = ": is it another port?" if text == "socket closed" else ""
+        hint = ""
+        if text == "socket closed":
+            wants = "does it want a client's certificate, or " if url.startswith("grpcs") else ""
+            hint = f": {wants}is it another port?"
         return cannot_connect(url, text + hint)
     if "has no available versions" in text:
         return ServerUnavailableError(f"the server at {url} has not loaded the model: {text}")
