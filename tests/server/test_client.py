@@ -386,8 +386,11 @@ def test_a_restricted_configuration(call: Call, strict_server: TritonServer) -> 
     assert labels(call(url, "detect", CAT)) == {"class 15"}
     one_by_one = {"concurrency": 1}
     assert len(call(url, "detect_batch", [CAT] * 3, settings=one_by_one)) == 3
-    settings = {"headers": {"Triton-gRPC-Protocol-Key": "sesame"}}
-    assert labels(call(url, "detect", CAT, settings=settings)) == {"cat"}
+    headers = {"Triton-gRPC-Protocol-Key": "sesame"}
+    assert labels(call(url, "detect", CAT, settings={"headers": headers})) == {"cat"}
+    assert labels(call(url, "detect", CAT, headers=headers)) == {"cat"}
+    wrong = {"headers": {"triton-grpc-protocol-key": "open"}}
+    assert labels(call(url, "detect", CAT, settings=wrong, headers=headers)) == {"cat"}
 
 
 def test_a_full_queue_reaches_the_caller(strict_url: str) -> None:
