@@ -19,7 +19,7 @@ from pathlib import Path
 from detection_client import AsyncDetectionClient
 from detection_client._reader import VideoReader
 from detection_client._turns import Turns
-from detection_client._video import VideoJob, detect_frames, encode_frame
+from detection_client._video import VideoJob, detect_frames
 from detection_client._video_source import VideoSource, open_video
 from local_server import TritonServer
 from machine import processor_name
@@ -36,7 +36,7 @@ def encoded_frames(video: Path, job: VideoJob) -> list[bytes]:
         if not there:
             capture.release()
             return frames
-        frames.append(encode_frame(pixels, job.jpeg_quality))
+        frames.append(job.encode(pixels))
 
 
 async def plain_fps(client: AsyncDetectionClient, frames: Sequence[bytes], job: VideoJob) -> float:
@@ -68,7 +68,8 @@ async def pipeline_fps(
 
     async def run(place: int) -> None:
         nonlocal end
-        reader = VideoReader(VideoSource(f"{video} {place}", str(video), False), reconnect_for=0)
+        source = VideoSource(f"{video} {place}", str(video), False)
+        reader = VideoReader(source, reconnect_for=0, encode=job.encode)
         reader.start()
         async for report in detect_frames(client, reader, turns, job):
             if report.error is not None or report.index != counts[place]:

@@ -22,11 +22,13 @@ class Frame:
         index: Its number in the stream from 0; those that were dropped are counted.
         time_s: Seconds from the stream's start: of playing for a file, of the clock for a live one.
         pixels: uint8 [H, W, 3], BGR as OpenCV decodes it.
+        jpeg: The same as it is sent, where the decoding thread has encoded it.
     """
 
     index: int
     time_s: float
     pixels: npt.NDArray[Any]
+    jpeg: bytes | None = None
 
 
 class FrameBuffer:
@@ -59,7 +61,9 @@ class FrameBuffer:
                 self._frames.popleft()
                 self.dropped += 1
             self._frames.append(frame)
-        self._wake()
+            first = len(self._frames) == 1
+        if first:  # else nobody waits
+            self._wake()
         return True
 
     def end(self) -> None:

@@ -6,8 +6,10 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy.typing as npt
 
 from detection_client._frames import Frame, FrameBuffer
 from detection_client._video_source import VideoError, VideoSource, open_video
@@ -33,6 +35,8 @@ class VideoReader:
     Args:
         source: What to read.
         reconnect_for: Seconds for which a live source that is lost is tried again.
+        encode: Makes the JPEG of a file's frame, ahead of its turn. Of a live source many frames
+            may be dropped: those are left to be encoded when they are sent.
 
     Attributes:
         frames: Where the frames come.
@@ -42,7 +46,13 @@ class VideoReader:
         error: Why the stream ended, where it was not its end; known after the last frame.
     """
 
-    def __init__(self, source: VideoSource, *, reconnect_for: float) -> None:
+    def __init__(
+        self,
+        source: VideoSource,
+        *,
+        reconnect_for: float,
+        encode: Callable[[npt.NDArray[Any]], bytes] | None = None,
+    ) -> None:
         size = LIVE_BUFFER if source.live else FILE_BUFFER
         self.source = source
         self.frames = FrameBuffer(size, drop_oldest=source.live)
@@ -51,6 +61,7 @@ class VideoReader:
         self.state = ""
         self.error: VideoError | None = None
         self._reconnect_for = reconnect_for
+        self._encode = None if source.live else encode
         self._stopped = threading.Event()
         self._count = 0
         self._started = 0.0
@@ -120,7 +131,8 @@ class VideoReader:
                 time_s = time.monotonic() - self._started
             else:
                 time_s = self._count / self.fps
-            if not self.frames.put(Frame(self._count, time_s, pixels)):
+            jpeg = self._encode(pixels) if self._encode is not None else None
+            if not self.frames.put(Frame(self._count, time_s, pixels, jpeg)):
                 break
             self._count += 1
         return self._count - before

@@ -47,6 +47,10 @@ class VideoJob:
     jpeg_quality: int = 90
     keep_pixels: bool = False
 
+    def encode(self, pixels: npt.NDArray[Any]) -> bytes:
+        """A frame as it is sent; see `encode_frame`."""
+        return encode_frame(pixels, self.jpeg_quality)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FrameReport:
@@ -193,7 +197,9 @@ class _Feed:
         job, took, found = self._job, None, None
         failure: DetectionClientError | None = None
         try:
-            data = await asyncio.to_thread(encode_frame, frame.pixels, job.jpeg_quality)
+            data = frame.jpeg
+            if data is None:
+                data = await asyncio.to_thread(job.encode, frame.pixels)
             start = time.perf_counter()
             try:
                 found = await self._client.detect(

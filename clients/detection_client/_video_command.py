@@ -67,7 +67,11 @@ async def run_videos(
     """
     turns = Turns(job.concurrency)
     streams = [
-        _Stream(place, VideoReader(source, reconnect_for=outputs.reconnect_for), outputs)
+        _Stream(
+            place,
+            VideoReader(source, reconnect_for=outputs.reconnect_for, encode=job.encode),
+            outputs,
+        )
         for place, source in enumerate(sources)
     ]
     tasks = [asyncio.create_task(stream.run(client, turns, job)) for stream in streams]
