@@ -29,7 +29,7 @@ class Settings:
     max_image_mb: float = 20.0
     max_batch: int = 16
     max_in_flight: int = max(4, 2 * _CORES)
-    max_wait: float = 0.1
+    max_wait: float = 0.08
     max_reading: int = 64
     read_timeout: float = 30.0
     rate: str = ""
