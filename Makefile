@@ -9,7 +9,7 @@ IMPORTER := $(wildcard scripts/tfjs_*.py scripts/families/*.py scripts/import_*.
 	scripts/build_repository.py
 EXTRAS := local,model,photos
 GATEWAY_EXTRAS := $(EXTRAS),gateway
-DEV_EXTRAS := $(EXTRAS),benchmark,evaluate,gateway,openvino,optimize,tracking,dev
+DEV_EXTRAS := $(EXTRAS),benchmark,compare,evaluate,gateway,loadtest,openvino,optimize,tracking,dev
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
