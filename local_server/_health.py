@@ -13,12 +13,14 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from local_server._metrics import CONTENT_TYPE, metrics_text
+
 
 class HealthEndpoint:
     """A small HTTP server for health checks.
 
     `/health` and `/ready` answer 200 when every model answers and 503 otherwise, both with the
-    details as JSON; `/live` answers 200 as long as the launcher runs.
+    details as JSON; `/live` answers 200 as long as the launcher runs; `/metrics` is for Prometheus.
 
     Args:
         host: Address to bind.
@@ -42,16 +44,22 @@ class HealthEndpoint:
                     self._answer(HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE, details)
                 elif path in ("/live", "/v2/health/live"):
                     self._answer(HTTPStatus.OK, {"status": "ok"})
+                elif path == "/metrics":
+                    self._send(HTTPStatus.OK, CONTENT_TYPE, metrics_text(snapshot()).encode())
                 else:
-                    self._answer(HTTPStatus.NOT_FOUND, {"error": "GET /health, /ready or /live"})
+                    error = "GET /health, /ready, /live or /metrics"
+                    self._answer(HTTPStatus.NOT_FOUND, {"error": error})
 
             def do_HEAD(self) -> None:
                 self.do_GET()
 
             def _answer(self, status: HTTPStatus, document: dict[str, Any]) -> None:
                 body = json.dumps(document, indent=2).encode() + b"\n"
+                self._send(status, "application/json", body)
+
+            def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Cache-Control", "no-store")
                 self.end_headers()

@@ -20,6 +20,7 @@ class ModelState:
         latency_ms: How long its last answer took.
         answered_at: When it last answered, in seconds since the epoch.
         reloads: How often it has been reloaded.
+        failures: How often `ok` has become false.
         problem: What is wrong with it.
         action: What is being done about that.
     """
@@ -29,6 +30,7 @@ class ModelState:
     latency_ms: float | None = None
     answered_at: float | None = None
     reloads: int = 0
+    failures: int = 0
     problem: str | None = "starting"
     action: str | None = None
 
@@ -104,6 +106,7 @@ class ServerState:
 def _change(state: ModelState, *, ok: bool, problem: str | None, action: str | None) -> None:
     if state.ok != ok:
         state.since = time.time()
+        state.failures += not ok
     state.ok, state.problem, state.action = ok, problem, action
 
 
@@ -119,6 +122,7 @@ def _as_json(state: ModelState) -> dict[str, Any]:
         "last_answer": moment(state.answered_at),
         "latency_ms": state.latency_ms,
         "reloads": state.reloads,
+        "failures": state.failures,
     }
     if not state.ok:
         answer |= {"problem": state.problem, "action": state.action}

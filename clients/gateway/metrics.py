@@ -34,7 +34,7 @@ class Metrics:
         self._latency = Histogram(
             "gateway_request_seconds",
             "Time from a request's first byte to its answer's last",
-            ("route",),
+            ("route", "status"),
             buckets=_BUCKETS,
             registry=self._registry,
         )
@@ -54,7 +54,8 @@ class Metrics:
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""
         self._requests.labels(route, status).inc()
-        self._latency.labels(route).observe(seconds)
+        # By class: refusals take no time, and would hide how long the answers take.
+        self._latency.labels(route, f"{status // 100}xx").observe(seconds)
 
     def observe_frame(self, status: int) -> None:
         """Count one frame of a camera."""

@@ -170,7 +170,7 @@ class TestOperation:
         http.post("/detect", content=b"x", headers={"Content-Type": "image/png"})
         text = http.get("/metrics").text
         assert 'gateway_requests_total{route="/detect",status="400"}' in text
-        assert 'gateway_request_seconds_bucket{le="0.1",route="/detect"}' in text
+        assert 'gateway_request_seconds_bucket{le="0.1",route="/detect",status="4xx"}' in text
         assert "gateway_in_flight 0.0" in text
 
     def test_health(self, http: httpx.Client) -> None:
