@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from local_server._errors import ServerError
+from local_server._options import parse_options
 from local_server._server import TritonServer
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    options = _parser().parse_args(arguments)
+    options = parse_options(arguments)
     server = TritonServer(
         options.model_repository,
         host=options.host,
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_interval=options.check_interval,
         allow_model_control=options.allow_model_control,
         startup_timeout=options.startup_timeout,
+        drain_timeout=options.drain_timeout,
         extra_arguments=options.triton,
     )
     ending = threading.Event()
@@ -98,42 +99,6 @@ def _detect_command() -> str:
 def _say(line: str) -> None:
     with contextlib.suppress(BrokenPipeError):  # `| head`; Triton's log must still be read
         print(line, flush=True)
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("a port is between 0 (any free one) and 65535")
-    return port
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m local_server",
-        description="Serve a model repository with Triton, from pip or from its container.",
-    )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind; 0.0.0.0 for all")
-    for name, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("health", 8003)):
-        parser.add_argument(
-            f"--{name}-port",
-            type=_port,
-            help=f"default {default}, or another where that is taken; 0 for any free one",
-        )
-    parser.add_argument("--cache-mb", type=float, default=0, help="response cache; default none")
-    parser.add_argument("--log-file", type=Path, help="where Triton's whole log goes")
-    parser.add_argument("--verbose", action="store_true", help="show Triton's whole log")
-    parser.add_argument(
-        "--check-interval", type=float, default=1.0, help="seconds between checks of each model"
-    )
-    parser.add_argument("--startup-timeout", type=float, default=120.0, help="in seconds")
-    parser.add_argument(
-        "--allow-model-control", action="store_true", help="let clients load and unload models"
-    )
-    parser.add_argument(
-        "triton", nargs="*", metavar="ARGUMENT", help="for tritonserver itself, after --"
-    )
-    return parser
 
 
 if __name__ == "__main__":
