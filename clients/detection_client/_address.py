@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from detection_client._errors import InvalidInputError
 
-__all__ = ["ServerAddress"]
+__all__ = ["ServerAddress", "join_addresses", "parse_addresses"]
 
 _DEFAULT_PORTS = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
 _EXAMPLES = "grpc://localhost:8001 or http://localhost:8000"
@@ -95,3 +96,39 @@ class ServerAddress:
         if self.scheme == "local":  # the path is a model repository
             return f"local:{self.path}"
         return f"{self.scheme}://{self.authority}"
+
+
+def parse_addresses(url: str | Sequence[str]) -> tuple[ServerAddress, ...]:
+    """Read one address or several.
+
+    Args:
+        url: ``grpc://a:8001``, ``grpc://a:8001,b:8001`` or a sequence of addresses. Where one of
+            several names no protocol, it is the first one's.
+
+    Raises:
+        InvalidInputError: There is none, one is of another form or named twice, or their protocols
+            differ.
+    """
+    texts = [part.strip() for part in url.split(",")] if isinstance(url, str) else list(url)
+    if not texts:
+        raise InvalidInputError(f"name a server, for example {_EXAMPLES}")
+    scheme, separator, _ = texts[0].partition("://")
+    addresses: list[ServerAddress] = []
+    for text in texts:
+        if "://" not in text and addresses and separator:
+            text = f"{scheme}://{text}"
+        address = ServerAddress.parse(text)
+        if address in addresses:
+            raise InvalidInputError(f"the server {address} is named twice")
+        if addresses and address.scheme != addresses[0].scheme:
+            raise InvalidInputError(
+                f"several servers must speak one protocol: {addresses[0]} and {address} do not"
+            )
+        addresses.append(address)
+    return tuple(addresses)
+
+
+def join_addresses(addresses: Sequence[ServerAddress]) -> str:
+    """Several addresses as `parse_addresses` reads them."""
+    first, *others = addresses
+    return ",".join([str(first), *(address.authority for address in others)])

@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--server",
         metavar="URL",
-        help="grpc://host:8001 or http://host:8000"
+        help="grpc://host:8001 or http://host:8000; several as grpc://a:8001,b:8001"
         f" (now: {os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER})",
     )
     add("--local", action="store_true", help="detect in this process, without a server")

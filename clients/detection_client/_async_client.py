@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
+from detection_client._address import ServerAddress
+from detection_client._balancing import AsyncBalancedTransport
 from detection_client._base import BaseClient, fatal_error, finish, list_images, plan_chunks
 from detection_client._errors import DetectionClientError
 from detection_client._flows import Flow, GetConfig, Infer, Outcome, ReadImage, Step
@@ -215,17 +217,20 @@ class AsyncDetectionClient(BaseClient):
         return self._transport
 
     def _make_transport(self) -> _Transport:
+        transports = [self._connect_to(address) for address in self._addresses]
+        if len(transports) > 1:
+            return AsyncBalancedTransport(transports, [str(address) for address in self._addresses])
+        return AsyncSharedTransport(transports[0]) if self._shared_memory else transports[0]
+
+    def _connect_to(self, address: ServerAddress) -> AsyncGrpcTransport | AsyncHttpTransport:
         # Imported when needed: one protocol's libraries take a while to load.
-        transport: AsyncGrpcTransport | AsyncHttpTransport
-        if self._address.is_grpc:
+        if address.is_grpc:
             from detection_client._grpc import AsyncGrpcTransport
 
-            transport = AsyncGrpcTransport(self._address, self._headers, self._tls)
-        else:
-            from detection_client._http import AsyncHttpTransport
+            return AsyncGrpcTransport(address, self._headers, self._tls)
+        from detection_client._http import AsyncHttpTransport
 
-            transport = AsyncHttpTransport(self._address, self._headers, self._tls)
-        return AsyncSharedTransport(transport) if self._shared_memory else transport
+        return AsyncHttpTransport(address, self._headers, self._tls)
 
     async def _run(self, flow: Flow[T]) -> T:
         transport = self._open()

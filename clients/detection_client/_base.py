@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from detection_client._address import ServerAddress
+from detection_client._address import ServerAddress, join_addresses, parse_addresses
 from detection_client._errors import DetectionClientError, InvalidInputError
 from detection_client._flows import Flows, Outcome
 from detection_client._images import ArrayEncoding, ImageInput
@@ -39,6 +39,8 @@ class BaseClient:
 
     Args:
         url: ``grpc://host:8001`` or ``http://host:8000``; ``grpcs`` and ``https`` with TLS.
+            Several servers, which must serve the same, as ``grpc://a:8001,b:8001`` or as a
+            sequence of addresses: requests are shared out to those that work.
         model: The name of the model to ask.
         timeout: Seconds that a call may take, its retries included, unless the call says
             otherwise.
@@ -60,7 +62,7 @@ class BaseClient:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         model: str = DEFAULT_MODEL,
         timeout: float = DEFAULT_TIMEOUT_S,
@@ -73,7 +75,7 @@ class BaseClient:
         key_file: str | os.PathLike[str] = "",
         shared_memory: bool = False,
     ) -> None:
-        self._address = self._parse_address(url)
+        self._addresses = self._parse_addresses(url)
         self._timeout = _checked_timeout(timeout)
         if not model:
             raise InvalidInputError("model must be a model's name")
@@ -89,27 +91,31 @@ class BaseClient:
             ca_file=ca_file,
             cert_file=cert_file,
             key_file=key_file,
-            uses_tls=self._address.uses_tls,
+            uses_tls=self._addresses[0].uses_tls,
         )
-        if shared_memory and not self._address.is_local:
+        if shared_memory and len(self._addresses) > 1:
             raise InvalidInputError(
-                f"shared_memory needs a server on this machine, at localhost, not {self._address}"
+                f"shared_memory is for one server on this machine, not for {self.url}"
+            )
+        if shared_memory and not self._addresses[0].is_local:
+            raise InvalidInputError(
+                f"shared_memory needs a server on this machine, at localhost, not {self.url}"
             )
         self._shared_memory = shared_memory
         self._headers = checked_headers(headers or {})
         self._concurrency = concurrency
         self._closed = False
         self._lock = threading.Lock()
-        self._flows = Flows(str(self._address), model, retries, array_encoding)
+        self._flows = Flows(self.url, model, retries, array_encoding)
 
     @staticmethod
-    def _parse_address(url: str) -> ServerAddress:
-        return ServerAddress.parse(url)
+    def _parse_addresses(url: str | Sequence[str]) -> tuple[ServerAddress, ...]:
+        return parse_addresses(url)
 
     @property
     def url(self) -> str:
-        """The server's address, with its port."""
-        return str(self._address)
+        """The server's address, with its port; of several, ``grpc://a:8001,b:8001``."""
+        return join_addresses(self._addresses)
 
     @property
     def model(self) -> str:

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
+from detection_client._address import ServerAddress
+from detection_client._balancing import BalancedTransport
 from detection_client._base import BaseClient, fatal_error, finish, list_images, plan_chunks
 from detection_client._errors import DetectionClientError
 from detection_client._flows import Flow, GetConfig, Infer, Outcome, ReadImage, Step
@@ -44,6 +46,10 @@ class DetectionClient(BaseClient):
     up to ``retries`` times, after random pauses that double, and within the timeout. That is safe
     even where the server was lost in mid-request, for detection has no side effects. Bad input, a
     full queue, a passed deadline and a failure of the server's own are raised at once.
+
+    With several servers a request goes to the one with the fewest of this client's under way. One
+    that is unavailable is set aside for a growing pause, and the request goes to the next at once;
+    ``retries`` counts how often all of them are gone through again.
 
     Example:
         >>> with DetectionClient("grpc://localhost:8001") as client:  # doctest: +SKIP
@@ -248,17 +254,20 @@ class DetectionClient(BaseClient):
         return transport
 
     def _make_transport(self) -> _Transport:
+        transports = [self._connect_to(address) for address in self._addresses]
+        if len(transports) > 1:
+            return BalancedTransport(transports, [str(address) for address in self._addresses])
+        return SharedTransport(transports[0]) if self._shared_memory else transports[0]
+
+    def _connect_to(self, address: ServerAddress) -> GrpcTransport | HttpTransport:
         # Imported when needed: one protocol's libraries take a while to load.
-        transport: GrpcTransport | HttpTransport
-        if self._address.is_grpc:
+        if address.is_grpc:
             from detection_client._grpc import GrpcTransport
 
-            transport = GrpcTransport(self._address, self._headers, self._tls)
-        else:
-            from detection_client._http import HttpTransport
+            return GrpcTransport(address, self._headers, self._tls)
+        from detection_client._http import HttpTransport
 
-            transport = HttpTransport(self._address, self._headers, self._tls)
-        return SharedTransport(transport) if self._shared_memory else transport
+        return HttpTransport(address, self._headers, self._tls)
 
     def _run(self, flow: Flow[T]) -> T:
         transport = self._open()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,9 @@ class LocalClient(AsyncDetectionClient):
         self._local = _LocalTransport(path, model, workers or len(os.sched_getaffinity(0)))
 
     @staticmethod
-    def _parse_address(url: str) -> ServerAddress:
-        return ServerAddress("local", "localhost", 0, url.removeprefix("local:"))
+    def _parse_addresses(url: str | Sequence[str]) -> tuple[ServerAddress, ...]:
+        assert isinstance(url, str)
+        return (ServerAddress("local", "localhost", 0, url.removeprefix("local:")),)
 
     def _make_transport(self) -> _LocalTransport:
         return self._local
