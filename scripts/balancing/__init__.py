@@ -1,0 +1,1 @@
+"""What `scripts/balance.py` is made of."""
