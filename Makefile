@@ -13,7 +13,7 @@ DEV_EXTRAS := $(EXTRAS),benchmark,compare,evaluate,gateway,loadtest,openvino,opt
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve gateway test test-lab lint format benchmark report parity clean
+.PHONY: help model demo serve gateway test test-lab lint format benchmark compare report parity clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,15 @@ format: $(VENV)/.installed-dev ## Put the code into its style
 benchmark: $(VENV)/.installed-dev $(MODEL) ## Measure the ensemble against the in-process limit
 	@$(BIN)/python scripts/benchmark.py $(ARGS)
 
+compare: $(VENV)/.installed-dev $(MODEL) ## Measure the ensemble against Flask and LitServe
+	@$(BIN)/python scripts/compare.py $(ARGS)
+
+soak: $(VENV)/.installed-dev $(MODEL) ## Load the server for MINUTES=30 and tell what grows (ARGS="--load 0.5" and so on)
+	@$(BIN)/python scripts/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+chaos: $(VENV)/.installed-dev $(MODEL) ## Hurt the server under load and tell what is lost (ARGS="--list" and so on)
+	@$(BIN)/python scripts/chaos.py $(ARGS)
+
 report: $(VENV)/.installed-dev $(MODEL) ## Measure a detector's variants (ARGS="model.onnx --images DIR")
 	@$(BIN)/python scripts/report.py $(ARGS)
 
@@ -88,5 +97,5 @@ parity: $(MODEL) ## Check the imported detector against the TensorFlow.js runtim
 	@$(BIN)/python scripts/check_tfjs_parity.py
 
 clean: ## Remove what was built, not the virtual environment
-	rm -rf build demo_output benchmark_output report_output $(MODEL)
+	rm -rf build demo_output benchmark_output compare_output report_output $(MODEL)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,164 @@
+"""A peer's service as processes of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from peers.errors import ComparisonError
+from peers.settings import Setting
+
+__all__ = ["PeerProcess"]
+
+_SCRIPTS = Path(__file__).resolve().parents[1]
+_ROOT = _SCRIPTS.parent
+_START_TIMEOUT_S = 60
+_STOP_TIMEOUT_S = 15
+
+
+class PeerProcess:
+    """A service that runs, with all its processes in one group, until the block ends.
+
+    While it is idle it is stopped (SIGSTOP), so that it takes no processor time from the one that
+    is measured: some services poll their queues. `resume` lets it go on.
+    """
+
+    def __init__(self, setting: Setting, repository: Path) -> None:
+        """Say what to run.
+
+        Args:
+            setting: Which peer, and how.
+            repository: The model repository that it takes the pipeline from.
+        """
+        self.setting = setting
+        self._repository = repository.resolve()
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it takes images."""
+        return f"http://127.0.0.1:{self._port}/predict"
+
+    @property
+    def pid(self) -> int:
+        """Its first process, which leads the group."""
+        return self._running.pid
+
+    def __enter__(self) -> Self:
+        # Its own folder for temporary files: a service that is killed leaves its sockets there.
+        self._folder = tempfile.TemporaryDirectory(prefix="detserve-peer-")
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def resume(self) -> None:
+        """Let it work."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def pause(self) -> None:
+        """Stop it where it is."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def cpu_s(self) -> float:
+        """Processor seconds that its processes have used."""
+        first = psutil.Process(self.pid)
+        times = [process.cpu_times() for process in (first, *first.children(recursive=True))]
+        return sum(float(each.user + each.system) for each in times)
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ComparisonError(f"{self.setting.peer} is not started")
+        return self._process
+
+    def _start(self) -> None:
+        assert self._folder is not None
+        log = Path(self._folder.name) / "log"
+        self._port = _free_port()
+        paths = [_SCRIPTS, _ROOT, _ROOT / "clients"]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", f"peers.{self.setting.peer}_service"),
+                    *("--model-repository", str(self._repository), "--port", str(self._port)),
+                    *self.setting.arguments,
+                ],
+                stdin=subprocess.PIPE,  # that it closes ends the service, see `end_with_parent`
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd=self._folder.name,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(map(str, paths)),
+                    "TMPDIR": self._folder.name,
+                },
+            )
+        self._wait_until_healthy(log)
+
+    def _wait_until_healthy(self, log: Path) -> None:
+        name = f"{self.setting.peer} ({self.setting.title})"
+        end = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < end:
+            if (status := self._running.poll()) is not None:
+                last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise ComparisonError(
+                    f"{name} ended with status {status} while it started: {' '.join(last)}"
+                )
+            try:
+                url = f"http://127.0.0.1:{self._port}/health"
+                with urllib.request.urlopen(url, timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise ComparisonError(f"{name} was not healthy within {_START_TIMEOUT_S} s")
+
+    def _stop(self) -> None:
+        if (process := self._process) is not None:
+            assert process.stdin is not None
+            if process.poll() is None:
+                self.resume()
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_TIMEOUT_S)
+            with contextlib.suppress(ProcessLookupError):  # whatever is left of the group
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdin.close()
+            self._process = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

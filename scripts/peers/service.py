@@ -1,0 +1,129 @@
+"""What the peers' services have in common: the parts of the pipeline, and the form of an answer.
+
+They take these parts from `detserve`, so that they compute what the ensemble computes, decoding
+included: what differs is how requests get to them and back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from detserve.detections import Detections
+from detserve.engines import EngineError, create_session
+from detserve.imaging import Geometry, PreprocessSettings, preprocess
+from detserve.nms import SelectionSettings, select_detections
+from detserve.repository import DetectorRepository
+
+__all__ = ["Parts", "as_json", "end_with_parent", "service_arguments"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three stages of a repository's ensemble, to be called one by one.
+
+    Attributes:
+        session: The detector in ONNX Runtime.
+        preprocess_settings: How images are fitted to its input.
+        selection_settings: The thresholds.
+        labels: The names of its classes.
+    """
+
+    session: onnxruntime.InferenceSession
+    preprocess_settings: PreprocessSettings
+    selection_settings: SelectionSettings
+    labels: tuple[str, ...]
+
+    @classmethod
+    def load(cls, repository: Path, threads: int | None) -> Parts:
+        """Load the parts.
+
+        Args:
+            repository: The model repository.
+            threads: Threads inside one operator, asleep while they wait; None for a session with
+                ONNX Runtime's defaults: a thread for every core, which spins while it waits.
+
+        Raises:
+            RepositoryError: The repository lacks a part.
+            EngineError: The detector cannot be loaded, or is for another runtime.
+        """
+        parts = DetectorRepository(repository)
+        if parts.backend != "onnxruntime":
+            raise EngineError(f"the peers run ONNX Runtime, not {parts.backend}")
+        path = parts.model_file()
+        if threads is None:
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        else:
+            session = create_session(path, intra_op_threads=threads)
+        return cls(session, parts.preprocess_settings(), parts.selection_settings(), parts.labels())
+
+    def decode(self, image: bytes) -> tuple[npt.NDArray[np.uint8], Geometry]:
+        """Encoded image -> uint8 [H, W, 3] as the detector takes it, and where the image lies.
+
+        Raises:
+            ImageError: The bytes are no image that can be read.
+        """
+        settings = self.preprocess_settings
+        pixels = np.empty((settings.height, settings.width, 3), np.uint8)
+        return pixels, preprocess(image, settings, pixels)
+
+    def infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Run the detector: uint8 [N, H, W, 3] -> candidates float32 [N, K, 6]."""
+        (candidates,) = self.session.run(["candidates"], {"images": images})
+        return np.asarray(candidates, np.float32)
+
+    def select(self, candidates: npt.NDArray[np.float32], geometry: Geometry) -> Detections:
+        """Suppress overlaps among the candidates of one image."""
+        selected = select_detections(candidates, geometry, self.selection_settings)
+        return Detections(*selected, self.labels)
+
+
+def as_json(found: Detections) -> dict[str, Any]:
+    """Detections as the services answer them."""
+    return {
+        "detections": [
+            {"label": found.label_of(class_id), "class_id": class_id, "score": score, "box": box}
+            for class_id, score, box in zip(
+                found.class_ids.tolist(),
+                found.scores.tolist(),
+                found.boxes_xyxy.tolist(),
+                strict=True,
+            )
+        ]
+    }
+
+
+def service_arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that every service has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument(
+        "--threads", type=int, metavar="N",
+        help="threads inside one operator of the detector (default: as ONNX Runtime does)",
+    )  # fmt: skip
+    return parser
+
+
+def end_with_parent() -> None:
+    """End this process and its children when the one that started it closes its standard input.
+
+    The system closes it also when that process is killed. Only for the leader of a process group.
+    """
+
+    def watch() -> None:
+        # Not through sys.stdin: a process forked meanwhile would find its lock taken for ever.
+        while os.read(0, 1):
+            pass
+        os.killpg(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
