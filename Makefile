@@ -13,7 +13,7 @@ DEV_EXTRAS := $(EXTRAS),benchmark,compare,evaluate,gateway,loadtest,openvino,opt
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve gateway test test-lab lint format benchmark compare report parity clean
+.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report parity clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,5 +97,5 @@ parity: $(MODEL) ## Check the imported detector against the TensorFlow.js runtim
 	@$(BIN)/python scripts/check_tfjs_parity.py
 
 clean: ## Remove what was built, not the virtual environment
-	rm -rf build demo_output benchmark_output compare_output report_output $(MODEL)
+	rm -rf build chaos_output demo_output soak_output benchmark_output compare_output report_output $(MODEL)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What `scripts/soak.py` and `scripts/chaos.py` are made of."""
