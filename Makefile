@@ -58,10 +58,10 @@ demo: $(MODEL) ## Detect on four photos with a real Triton; results in demo_outp
 	@$(BIN)/python scripts/demo.py
 
 serve: $(MODEL) ## Run the server in the foreground (ARGS="--http-port 9000" and so on)
-	@$(BIN)/python -m local_server $(ARGS)
+	@deploy/with-settings $(BIN)/python -m local_server $(ARGS)
 
 gateway: $(VENV)/.installed-gateway ## Run the REST gateway and web page (ARGS="--port 9000" and so on)
-	@$(BIN)/python -m gateway $(ARGS)
+	@deploy/with-settings $(BIN)/python -m gateway $(ARGS)
 
 test: $(VENV)/.installed-dev $(MODEL) ## Run the tests (ARGS="tests/unit -k nms" and so on)
 	@$(BIN)/python -m pytest $(ARGS)
