@@ -13,7 +13,7 @@ DEV_EXTRAS := $(EXTRAS),benchmark,compare,evaluate,gateway,loadtest,openvino,opt
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report parity clean
+.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report parity tune clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,9 +93,12 @@ chaos: $(VENV)/.installed-dev $(MODEL) ## Hurt the server under load and tell wh
 report: $(VENV)/.installed-dev $(MODEL) ## Measure a detector's variants (ARGS="model.onnx --images DIR")
 	@$(BIN)/python scripts/report.py $(ARGS)
 
+tune: $(VENV)/.installed-dev $(MODEL) ## Tune the ensemble to this machine (ARGS="--p99-ms 100" and so on)
+	@$(BIN)/python scripts/tune.py $(ARGS)
+
 parity: $(MODEL) ## Check the imported detector against the TensorFlow.js runtime
 	@$(BIN)/python scripts/check_tfjs_parity.py
 
 clean: ## Remove what was built, not the virtual environment
-	rm -rf build chaos_output demo_output soak_output benchmark_output compare_output report_output $(MODEL)
+	rm -rf build chaos_output demo_output soak_output benchmark_output compare_output report_output tune_output $(MODEL)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Tuning a served ensemble to a machine: what is tried, how it is measured, what is written."""
