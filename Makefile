@@ -13,7 +13,7 @@ DEV_EXTRAS := $(EXTRAS),benchmark,compare,evaluate,gateway,loadtest,openvino,opt
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report parity tune clean
+.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report balance parity tune clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ report: $(VENV)/.installed-dev $(MODEL) ## Measure a detector's variants (ARGS="
 
 tune: $(VENV)/.installed-dev $(MODEL) ## Tune the ensemble to this machine (ARGS="--p99-ms 100" and so on)
 	@$(BIN)/python scripts/tune.py $(ARGS)
+
+balance: $(VENV)/.installed-dev $(MODEL) ## Let servers fail behind nginx and balancing clients (needs nginx)
+	@$(BIN)/python scripts/balance.py measure $(ARGS)
 
 parity: $(MODEL) ## Check the imported detector against the TensorFlow.js runtime
 	@$(BIN)/python scripts/check_tfjs_parity.py

@@ -24,7 +24,7 @@ from detection_client._status import no_answer
 __all__ = ["Attempt", "Call", "Servers"]
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 4.0
 # Requests refused for a full queue may go to a second server, but not so many of them that servers
 # that are all full get a second load: one for every ten requests, and ten at once.
 RETRIES_A_REQUEST = 0.1

@@ -127,6 +127,10 @@ class Nginx:
         """What nginx has warned of so far."""
         return (self.folder / "stderr").read_text()
 
+    def running(self) -> bool:
+        """Whether nginx has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def url(self, protocol: str) -> str:
         """Where it listens for ``grpc``, ``http``, ``gateway`` or ``status``."""
         scheme = "grpc" if protocol == "grpc" else "http"
