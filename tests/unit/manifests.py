@@ -59,6 +59,13 @@ def find(objects: tuple[Object, ...], kind: str, name: str) -> Object:
     return found
 
 
+def settings(objects: tuple[Object, ...]) -> dict[str, str]:
+    """The settings of Triton's launcher and the gateway."""
+    (found,) = [item for item in of_kind(objects, "ConfigMap") if "DETSERVE_SERVER" in item["data"]]
+    values: dict[str, str] = found["data"]
+    return values
+
+
 @dataclass(frozen=True)
 class Pod:
     """What some workload makes pods of."""

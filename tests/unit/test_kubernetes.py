@@ -11,12 +11,10 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-from detserve import __version__
 from tests.unit.manifests import (
     MANIFESTS,
     OVERLAYS,
     Object,
-    Pod,
     find,
     kubectls,
     of_kind,
@@ -26,6 +24,7 @@ from tests.unit.manifests import (
     quantity,
     render,
     selects,
+    settings,
     walk,
 )
 
@@ -33,9 +32,6 @@ VERSIONS = ["1.27", "1.32", "1.37"]
 CUSTOM = {"ServingRuntime", "InferenceService", "PodMonitor"}  # test_kubernetes_custom.py
 # What an operator makes by hand (docs/kubernetes.md), and when it is needed.
 EXTERNAL_SECRETS = {"gateway-api-keys", "redis", "gateway-tls"}
-DRAIN = (
-    10 + 5 + 10
-)  # the launcher's: requests, unloading, what is killed (local_server/_process.py)
 
 each_overlay = pytest.mark.parametrize("name", OVERLAYS)
 with_servers = pytest.mark.parametrize("name", [name for name in OVERLAYS if name != "kserve"])
@@ -128,12 +124,9 @@ def test_grpc_is_balanced_by_its_clients() -> None:
     for service in of_kind(objects, "Service"):
         if service["spec"].get("clusterIP") != "None":
             assert "grpc" not in [port["name"] for port in service["spec"]["ports"]]
-    (settings,) = [
-        item for item in of_kind(objects, "ConfigMap") if "DETSERVE_SERVER" in item["data"]
-    ]
     service = find(objects, "Service", "triton-grpc")
     (port,) = service["spec"]["ports"]
-    assert settings["data"]["DETSERVE_SERVER"] == f"grpc://triton-grpc:{port['port']}"
+    assert settings(objects)["DETSERVE_SERVER"] == f"grpc://triton-grpc:{port['port']}"
 
 
 @each_overlay
@@ -166,106 +159,6 @@ def test_references_exist(name: str) -> None:
     assert not of_kind(objects, "Secret"), "a secret's value is in a file"
     used = {kind_and_name for kind_and_name in references if kind_and_name[0] == "ConfigMap"}
     assert used == {key for key in names if key[0] == "ConfigMap"}, "one is not used"
-
-
-@each_overlay
-def test_containers_are_confined(name: str) -> None:
-    for one in pods(overlay(name)):
-        assert one.spec["automountServiceAccountToken"] is False
-        for container in one.containers():
-            context = {**one.spec.get("securityContext", {}), **container["securityContext"]}
-            assert context["runAsNonRoot"] is True
-            assert context["runAsUser"] > 0
-            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["readOnlyRootFilesystem"] is True
-            assert context["capabilities"] == {"drop": ["ALL"]}
-            image, _, tag = container["image"].rpartition(":")
-            if image in ("detserve-triton", "detserve-gateway", "detserve-tools"):
-                assert tag == __version__
-            else:
-                assert re.match(r"\d+\.\d+", tag), f"{container['image']} has no version"
-
-
-@each_overlay
-def test_resources(name: str) -> None:
-    for one in pods(overlay(name)):
-        shared = sum(
-            quantity(volume["emptyDir"]["sizeLimit"])
-            for volume in one.volumes().values()
-            if volume.get("emptyDir", {}).get("medium") == "Memory"
-        )
-        for container in one.containers():
-            requests, limits = (container["resources"][key] for key in ("requests", "limits"))
-            assert {"cpu", "memory"} <= limits.keys() == requests.keys()
-            for what, limit in limits.items():
-                assert 0 < quantity(requests[what]) <= quantity(limit)
-            assert requests["memory"] == limits["memory"], "memory cannot be taken back"
-        # Memory-backed volumes count towards the limit of the container that fills them.
-        for container in one.spec["containers"]:
-            if shared:
-                memory = quantity(container["resources"]["limits"]["memory"])
-                assert memory >= shared + 2 * 2**30
-
-
-def test_the_gateway_has_memory_for_its_bodies() -> None:
-    objects = overlay("cpu")
-    (settings,) = [
-        item["data"] for item in of_kind(objects, "ConfigMap") if "DETSERVE_SERVER" in item["data"]
-    ]
-    bodies = int(settings["DETSERVE_MAX_READING"]) * int(settings["DETSERVE_MAX_BODY_MB"])
-    (gateway,) = pod(objects, "gateway").spec["containers"]
-    assert quantity(gateway["resources"]["limits"]["memory"]) >= bodies * 1e6 + 200 * 2**20
-
-
-@each_overlay
-def test_triton_has_shared_memory_and_what_it_writes_to(name: str) -> None:
-    (triton,) = [
-        one for one in pods(overlay(name)) if one.owner in ("Deployment/triton", "InferenceService")
-    ]
-    (container,) = triton.spec["containers"]
-    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
-    assert triton.volumes()[mounts["/dev/shm"]["name"]]["emptyDir"]["medium"] == "Memory"
-    assert "emptyDir" in triton.volumes()[mounts["/tmp"]["name"]]  # local_server, Python backend
-    writable = {path for path, mount in mounts.items() if not mount.get("readOnly")}
-    assert writable == {"/dev/shm", "/tmp"}
-
-
-@each_overlay
-def test_probes_point_to_ports(name: str) -> None:
-    for one in pods(overlay(name)):
-        ports = one.ports()
-        for container in one.spec["containers"]:
-            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-                probe = container.get(kind, {})
-                for action in (probe.get("httpGet"), probe.get("tcpSocket")):
-                    if action:
-                        assert action["port"] in ports or action["port"] in ports.values()
-            if not one.owner.startswith("Job/"):
-                assert {"readinessProbe", "livenessProbe"} <= container.keys(), one.owner
-
-
-def _seconds_to_stop(one: Pod) -> int:
-    (container,) = one.spec["containers"]
-    program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert program == "sleep"
-    return int(seconds)
-
-
-@each_overlay
-def test_there_is_time_to_drain(name: str) -> None:
-    objects = overlay(name)
-    needed = {"Deployment/triton": DRAIN, "InferenceService": DRAIN}
-    for settings in of_kind(objects, "ConfigMap"):
-        if "DETSERVE_GRACE" in settings["data"]:
-            needed["Deployment/gateway"] = int(settings["data"]["DETSERVE_GRACE"])
-    drained = [one for one in pods(objects) if one.owner in needed]
-    for one in drained:
-        wanted = _seconds_to_stop(one) + needed[one.owner]
-        assert one.spec["terminationGracePeriodSeconds"] >= wanted + 5
-        # Longer than a readiness probe needs to be heard, though the endpoint goes by itself.
-        assert _seconds_to_stop(one) >= 5
-    assert len(drained) == (1 if name == "kserve" else 2)
 
 
 @with_servers
