@@ -1,0 +1,1 @@
+"""What `scripts/monitor.py` is made of."""
