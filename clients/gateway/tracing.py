@@ -45,8 +45,10 @@ class Tracing:
         passed: dict[str, str] = {}
         with self._tracer.start_as_current_span(
             name, context=extract(carrier), kind=SpanKind.SERVER
-        ):
-            inject(passed)
+        ) as span:
+            # Triton traces whatever has a context, sampled or not: what is not sampled has none.
+            if span.get_span_context().trace_flags.sampled:
+                inject(passed)
             yield passed
 
     def close(self) -> None:
