@@ -13,7 +13,7 @@ DEV_EXTRAS := $(EXTRAS),benchmark,compare,evaluate,gateway,loadtest,openvino,opt
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report balance parity tune clean
+.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report balance parity tune monitor status clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,12 @@ tune: $(VENV)/.installed-dev $(MODEL) ## Tune the ensemble to this machine (ARGS
 
 balance: $(VENV)/.installed-dev $(MODEL) ## Let servers fail behind nginx and balancing clients (needs nginx)
 	@$(BIN)/python scripts/balance.py measure $(ARGS)
+
+monitor: $(VENV)/.installed-dev ## Run Prometheus on the servers of this machine (ARGS="--without gateway")
+	@$(BIN)/python scripts/monitor.py $(ARGS)
+
+status: $(VENV)/.installed-gateway ## Show how the servers are (ARGS="--watch 2" and so on)
+	@$(BIN)/python scripts/status.py $(ARGS)
 
 parity: $(MODEL) ## Check the imported detector against the TensorFlow.js runtime
 	@$(BIN)/python scripts/check_tfjs_parity.py
