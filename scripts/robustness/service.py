@@ -146,6 +146,7 @@ class Service:
     Attributes:
         launcher: The launcher of the server.
         gateway: The gateway.
+        helpers: Further processes by name, such as Redis.
 
     Args:
         repository: The model repository.
@@ -154,6 +155,7 @@ class Service:
         gateway_options: Further options of the gateway.
         environment: Variables for both.
         wrapper: A command that runs the launcher, such as `unshare --mount`.
+        helpers: Further processes that the gateway needs.
     """
 
     def __init__(
@@ -165,7 +167,9 @@ class Service:
         gateway_options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         wrapper: Sequence[str] = (),
+        helpers: Mapping[str, Kept] | None = None,
     ) -> None:
+        self.helpers = dict(helpers or {})
         http, grpc, metrics, health, self._gateway_port = free_ports(5)
         self.http_url, self.grpc_url = f"http://127.0.0.1:{http}", f"grpc://127.0.0.1:{grpc}"
         self.ports = {"HTTP": http, "gRPC": grpc, "gateway": self._gateway_port}
@@ -192,8 +196,10 @@ class Service:
         )
 
     def __enter__(self) -> Self:
-        self.launcher.start()
         try:
+            for helper in self.helpers.values():
+                helper.start()
+            self.launcher.start()
             self._wait_for(self.launcher, self.health_url)
             self.gateway.start()
             self._wait_for(self.gateway, f"{self.gateway_url}/health")
@@ -211,8 +217,8 @@ class Service:
         self.stop()
 
     def stop(self) -> None:
-        """End both in order; harmless if they have ended."""
-        for kept in (self.gateway, self.launcher):
+        """End all in order; harmless if they have ended."""
+        for kept in (self.gateway, self.launcher, *self.helpers.values()):
             if kept.pids and not kept.stopped:
                 kept.stop()
 

@@ -147,8 +147,9 @@ def plot_soak(soak: Soak, file: Path) -> None:
     for name, (minutes, values) in series.items():
         style = ":" if name == LOAD else "-"
         memory.plot(minutes, values, style, label=name, linewidth=1.3)
-    memory.set(title="Memory by process (RSS)", ylabel="MiB", ylim=(0, None))
-    memory.legend(fontsize=7, ncols=2)
+    highest = max(max(values) for _, values in series.values())
+    memory.set(title="Memory by process (RSS)", ylabel="MiB", ylim=(0, 1.45 * highest))
+    memory.legend(fontsize=7, ncols=4, loc="upper center")
     times = [interval.t_s / 60 for interval in soak.intervals]
     latency.plot(times, [one.p99_ms for one in soak.intervals], label="p99", linewidth=1.3)
     latency.plot(times, [one.p50_ms for one in soak.intervals], label="p50", linewidth=1.3)

@@ -1,0 +1,69 @@
+"""Steps of the clock, in every process of the service."""
+
+from __future__ import annotations
+
+import functools
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from robustness.trial import Case, Trial
+
+__all__ = ["CASES", "clock_environment", "find_library"]
+
+CLOCK_FILE = "clock"
+HOUR_S = 3600
+LOOK_S = 4.0
+
+
+def find_library() -> Path | None:
+    """Debian's libfaketime, for programs with threads."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+def clock_environment(folder: Path) -> dict[str, str]:
+    """Variables with which a process takes the step of its clock from a file, at once."""
+    (folder / CLOCK_FILE).write_text("+0\n")
+    return {
+        "LD_PRELOAD": str(find_library()),
+        "FAKETIME_TIMESTAMP_FILE": str(folder / CLOCK_FILE),
+        "FAKETIME_NO_CACHE": "1",
+        # A clock that is set moves the time of day alone; the two names are of two versions.
+        "DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def _step(trial: Trial, *, seconds: int) -> None:
+    trial.now_hit()
+    began = time.monotonic()
+    file = trial.folder / CLOCK_FILE
+    new = file.with_suffix(".new")
+    new.write_text(f"{seconds:+d}\n")
+    new.replace(file)
+    time.sleep(LOOK_S)
+    document = trial.service.health() or {}
+    answer = document.get("models", {}).get("detection", {}).get("last_answer")
+    shown = (datetime.fromisoformat(answer) - datetime.now(UTC)).total_seconds() if answer else 0
+    trial.check(
+        f"the launcher's clock has moved by {seconds} s ({shown:+.0f} s)", abs(shown - seconds) < 60
+    )
+    failed = [one for one in trial.traffic.between(began, time.monotonic()) if one.error]
+    trial.check("no request has failed", not failed)
+    trial.check("requests are answered", trial.answered_since(began) > 0)
+
+
+CASES = (
+    Case(
+        "clock-forward",
+        "the clock set an hour ahead",
+        functools.partial(_step, seconds=HOUR_S),
+        setting="clock",
+    ),
+    Case(
+        "clock-back",
+        "the clock set back, to an hour behind",
+        functools.partial(_step, seconds=-HOUR_S),
+        setting="clock",
+    ),
+)
