@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = one.add_argument
     add("--interval", type=_positive, default=1.0, help="seconds between checks (%(default)g)")
-    add("--timeout", type=_positive, default=2.0, help="seconds a server has (%(default)g)")
+    add("--timeout", type=_positive, default=1.0, help="seconds a server has (%(default)g)")
     add("--fall", type=_count, default=2, help="failed checks until it is out (%(default)s)")
     add("--rise", type=_count, default=2, help="good checks until it is back (%(default)s)")
     return parser

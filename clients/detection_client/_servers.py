@@ -25,7 +25,7 @@ __all__ = ["Attempt", "Call", "Servers"]
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 4.0
-# Requests refused for a full queue may go to a second server, but not so many of them that servers
+# Requests that a queue has refused may go to a second server, but not so many of them that servers
 # that are all full get a second load: one for every ten requests, and ten at once.
 RETRIES_A_REQUEST = 0.1
 MOST_RETRIES_SAVED = 10.0
@@ -170,13 +170,15 @@ class Call:
         self.errors.append(error)
         if len(self.tried) == len(self.servers.urls) or time.monotonic() >= self.end:
             return False
-        if isinstance(error, QueueFullError):
+        if isinstance(error, ServerUnavailableError):
+            return True
+        if doubtful and isinstance(error, DeadlineExceededError):
+            return True  # such a server is given a part of the time alone, and the rest is left
+        # With time left, a deadline is that of the server's own queue.
+        if isinstance(error, (QueueFullError, DeadlineExceededError)):
             self.refused += 1
             return self.refused == 1 and self.servers.spend_retry()
-        # A doubtful server is given a part of the time alone, and so the rest is left.
-        return isinstance(error, ServerUnavailableError) or (
-            doubtful and isinstance(error, DeadlineExceededError)
-        )
+        return False
 
     def failure(self) -> DetectionClientError:
         """The error for the caller: the last one, with what the other servers said.

@@ -22,7 +22,7 @@ PROTOCOLS = ("grpc", "http")
 # Failure -> what is done, in words of a table.
 FAILURES = {
     "server": "a server is killed, and started again",
-    "model": "a model's process of one server dies again and again",
+    "model": "a model's process of a server dies, and its launcher hangs",
 }
 # Way -> in words of a table.
 WAYS = {
@@ -47,9 +47,9 @@ class Row:
         protocol: ``grpc`` or ``http``.
         requests: Requests sent.
         errors: Those that failed, by the kind of their error.
-        longest_ms: The longest latency of a request from the failure on.
+        longest_ms: Longest latency of the requests sent after the failure.
         ready_lies: How often in the failure Triton called itself ready, and how often it was asked.
-        healthy_s: From the server's start, or its model's last death, until it was healthy.
+        healthy_s: From the start of the server, or of its launcher, until it was healthy.
         even_s: From then until a second and a half began in which every server had its part of the
             traffic; None where that did not come within the load.
     """
@@ -131,12 +131,14 @@ def _break_model(server: Launcher, seconds: float, readiness: list[bool]) -> Dis
     def disturb(note: Callable[[str], None]) -> None:
         time.sleep(_FAILS * seconds)
         note("failed")
-        end = time.monotonic() + (_BACK - _FAILS) * seconds
-        while time.monotonic() < end:
+        with server.frozen_launcher():  # else it would mend the model within a second
             server.kill_model(BROKEN_MODEL)
-            readiness.append(server.ready())
-            time.sleep(0.1)
-        note("back")
+            end = time.monotonic() + (_BACK - _FAILS) * seconds
+            while time.monotonic() < end:
+                readiness.append(server.ready())
+                time.sleep(0.2)
+            note("back")
+        server.wait_for_model(BROKEN_MODEL)
         server.wait_until_healthy()
         note("healthy")
 

@@ -133,6 +133,18 @@ class Launcher:
                 raise ServerFailedError(f"a Triton does not start: {tail}")
             time.sleep(0.05)
 
+    def wait_for_model(self, model: str, timeout: float = _START_S) -> None:
+        """Wait until a model has a process.
+
+        Raises:
+            ServerFailedError: It gets none.
+        """
+        deadline = time.monotonic() + timeout
+        while model not in stubs(self.prefix).values():
+            if time.monotonic() > deadline:
+                raise ServerFailedError(f"the model {model} does not come back")
+            time.sleep(0.05)
+
     def answered(self, model: str) -> int:
         """How many requests for a model it has answered since its start; 0 where it is down."""
         try:
@@ -149,6 +161,16 @@ class Launcher:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return len(pids)
+
+    @contextmanager
+    def frozen_launcher(self) -> Iterator[None]:
+        """Stop the launcher, not its Triton: nobody mends what breaks, and health is silent."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the launcher and its Triton at once, as if the machine were gone."""
