@@ -1,0 +1,231 @@
+"""The commands of the images and of the compose file, run for real without an engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from detection_client import DetectionClient
+from photos import jpeg
+from tests.container_files import ROOT, compose, image, mounts, settings
+from tests.server.conftest import wait_until_clean
+from tests.server.roots import Root, add_triton, make_root, why_not
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+PORTS = ("HTTP", "GRPC", "METRICS", "HEALTH")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at now."""
+    listeners = [socket.create_server(("0.0.0.0", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+class Service:
+    """A service of the compose file in a root folder of its own.
+
+    Args:
+        name: The service.
+        folder: An empty folder.
+        volumes: The folders that stand for the named volumes.
+        variables: Values of settings, as a shell would set them.
+    """
+
+    def __init__(self, name: str, folder: Path, volumes: dict[str, Path], **variables: str) -> None:
+        self.definition: dict[str, Any] = compose(settings() | variables)["services"][name]
+        self.image = image(ROOT / self.definition["build"]["dockerfile"])
+        self.root: Root = make_root(folder, self.image)
+        for source, target, options in mounts(self.definition):
+            place = ROOT / source if source.startswith("./") else volumes[source]
+            self.root.mounts.append((place, target, "ro" not in options))
+        self.root.tmpfs = [tuple(entry.split(":", 1)) for entry in self.definition["tmpfs"]]
+        self.root.shm_size = self.definition.get("shm_size", "64m")
+
+    def command(self, **variables: str) -> list[str]:
+        """What it runs."""
+        entrypoint = self.definition.get("entrypoint", self.image.entrypoint)
+        command = self.definition.get("command", self.image.command)
+        return self.root.command(
+            [*entrypoint, *command], self.definition["environment"] | variables
+        )
+
+    def check(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run its health check."""
+        command = self.root.command(
+            self.image.healthcheck, self.definition["environment"] | variables
+        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+@contextmanager
+def running(service: Service, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A service that runs and is healthy; it ends in order at its stop signal."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            service.command(**variables), stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while (checked := service.check(**variables)).returncode:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, checked.stdout + log.read_text()
+                time.sleep(0.2)
+            yield process
+            process.terminate()
+            assert process.wait(60) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The named volumes, with the user that the images make them for."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("models", "work")}
+    fetched = ROOT / "build/models/coco-ssd-tfjs"
+    if fetched.is_dir():  # verified by the script; else it is fetched
+        shutil.copytree(fetched, folders["work"] / "models/coco-ssd-tfjs")
+    for folder in folders.values():
+        subprocess.run(["chown", "-R", "1000:1000", str(folder)], check=True)
+        folder.chmod(0o755)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def release(volumes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The release that the service `model` has built with the tools image."""
+    model = Service("model", tmp_path_factory.mktemp("model"), volumes)
+    model.root.build()
+    done = subprocess.run(model.command(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = subprocess.run(model.command(), capture_output=True, text=True, timeout=60)
+    assert "stays as it is" in again.stdout
+    return volumes["models"] / settings()["MODEL_RELEASE"]
+
+
+@pytest.fixture(scope="module")
+def triton(
+    release: Path, volumes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, dict[str, str]]]:
+    """The service `triton`, on free ports, serving that release."""
+    assert (release / "detector/1/model.onnx").stat().st_uid == 1000
+    service = Service("triton", tmp_path_factory.mktemp("triton"), volumes, DETSERVE_CACHE_MB="32")
+    add_triton(service.root)
+    service.root.build()
+    variables = {
+        f"DETSERVE_{name}_PORT": str(port) for name, port in zip(PORTS, free_ports(4), strict=True)
+    }
+    log = tmp_path_factory.mktemp("log") / "triton.log"
+    with running(service, log, **variables) as process:
+        yield service, variables
+    assert "Stopped." in log.read_text()
+    assert service.check(**variables).returncode == 1
+    wait_until_clean(process.pid)
+
+
+def test_triton_serves_confined(triton: tuple[Service, dict[str, str]]) -> None:
+    service, variables = triton
+    assert service.check(**variables).stdout.startswith("200 ")
+    with DetectionClient(f"grpc://127.0.0.1:{variables['DETSERVE_GRPC_PORT']}") as client:
+        assert "cat" in {found.label for found in client.detect(jpeg("chelsea"))}
+    processes = confined(int(variables["DETSERVE_GRPC_PORT"]))
+    assert processes
+
+
+def confined(port: int) -> list[str]:
+    """The processes of the Triton that listens there, once they have proven to be confined."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes().decode().split("\0")
+            status = (folder / "status").read_text()
+        except OSError:
+            continue
+        if f"--grpc-port={port}" in arguments:
+            found.append(arguments[0])
+            values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            assert values["Uid"].split() == ["1000"] * 4
+            assert int(values["CapBnd"], 16) == int(values["CapEff"], 16) == 0
+            assert values["NoNewPrivs"] == "1"
+            lines = (folder / "mounts").read_text().splitlines()
+            options = {line.split()[1]: line.split()[3].split(",") for line in lines}
+            assert "ro" in options["/"]
+            assert "ro" in options["/models"]
+            assert "size=1048576k" in options["/dev/shm"]
+    return found
+
+
+def test_the_gateway_serves_confined(
+    triton: tuple[Service, dict[str, str]], tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    service = Service("gateway", make(tmp_path / "root"), {})
+    service.root.build()
+    keys = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # of "test"
+    variables = {
+        "DETSERVE_SERVER": f"grpc://127.0.0.1:{triton[1]['DETSERVE_GRPC_PORT']}",
+        "DETSERVE_REDIS_URL": "",
+        "DETSERVE_GATEWAY_PORT": str(port),
+        "DETSERVE_API_KEYS": keys,
+    }
+    with running(service, tmp_path / "log", **variables):
+        health = service.check(**variables).stdout
+        assert health.startswith("200 ")
+        assert json.loads(health[4:])["status"]
+        url = f"http://127.0.0.1:{port}"
+        assert httpx.get(url).status_code == 200  # the page
+        body = {"content": jpeg("chelsea"), "headers": {"Content-Type": "image/jpeg"}}
+        assert httpx.post(f"{url}/detect", **body).status_code == 401  # type: ignore[arg-type]
+        body["headers"] = {"Content-Type": "image/jpeg", "X-API-Key": "test"}
+        answer = httpx.post(f"{url}/detect", **body)  # type: ignore[arg-type]
+        assert "cat" in {found["label"] for found in answer.json()["detections"]}
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_the_gateway_is_unhealthy_without_a_server(tmp_path: Path) -> None:
+    port, nobody = free_ports(2)
+    service = Service("gateway", make(tmp_path / "root"), {})
+    variables = {
+        "DETSERVE_SERVER": f"grpc://127.0.0.1:{nobody}",
+        "DETSERVE_REDIS_URL": "",
+        "DETSERVE_GATEWAY_PORT": str(port),
+    }
+    process = subprocess.Popen(
+        service.command(**variables), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not (checked := service.check(**variables)).stdout.startswith("503 "):
+            assert checked.returncode == 1
+            assert process.poll() is None
+            assert time.monotonic() < deadline, checked.stdout
+        assert checked.returncode == 1
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_a_wrong_setting_ends_the_container(volumes: dict[str, Path], tmp_path: Path) -> None:
+    service = Service("triton", tmp_path, volumes, DETSERVE_CACHE_MB="plenty")
+    add_triton(service.root)
+    done = subprocess.run(service.command(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "variable DETSERVE_CACHE_MB: a number from 0 up is wanted" in done.stderr
