@@ -189,7 +189,7 @@ class TestDeadline:
         slow, _, quick = attempts
         assert (slow.index, quick.index) == (0, 0)
         quick.__exit__(None, None, None)
-        assert not slow.__exit__(None, DeadlineExceededError("no answer"), None)
+        slow.__exit__(None, DeadlineExceededError("no answer"), None)
         assert servers._servers[0].failures == 0
 
     def test_a_trial_that_gets_no_answer_leaves_time_for_another(
