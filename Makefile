@@ -13,7 +13,7 @@ DEV_EXTRAS := $(EXTRAS),benchmark,compare,evaluate,gateway,loadtest,openvino,opt
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report balance parity tune monitor status clean
+.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report balance parity tune monitor status kubernetes clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,6 +104,11 @@ monitor: $(VENV)/.installed-dev ## Run Prometheus on the servers of this machine
 
 status: $(VENV)/.installed-gateway ## Show how the servers are (ARGS="--watch 2" and so on)
 	@$(BIN)/python scripts/status.py $(ARGS)
+
+kubernetes: $(VENV)/.installed-dev ## Render the Kubernetes manifests and check them (needs kubectl)
+	@command -v kubectl > /dev/null || { echo "There is no kubectl on PATH: install it (Debian:" \
+		"apt-get install kubernetes-client)" >&2; exit 1; }
+	@$(BIN)/python -m pytest $(wildcard tests/unit/test_kubernetes*.py) $(ARGS)
 
 parity: $(MODEL) ## Check the imported detector against the TensorFlow.js runtime
 	@$(BIN)/python scripts/check_tfjs_parity.py
