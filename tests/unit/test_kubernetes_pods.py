@@ -7,8 +7,10 @@ import re
 import pytest
 
 from detserve import __version__
+from local_server._options import parse_options
 from tests.unit.manifests import OVERLAYS, Pod, overlay, pod, pods, quantity, settings
 
+CLUSTER_DNS_TTL = 5  # in seconds, CoreDNS's default for Services
 UNLOAD_AND_KILL = 5 + 10  # the launcher's, after the requests (local_server/_process.py)
 
 each_overlay = pytest.mark.parametrize("name", OVERLAYS)
@@ -111,6 +113,18 @@ def test_there_is_time_to_drain(name: str) -> None:
     for one in drained:
         wanted = _seconds_to_stop(one) + needed[one.owner]
         assert one.spec["terminationGracePeriodSeconds"] >= wanted + 5
-        # Longer than a readiness probe needs to be heard, though the endpoint goes by itself.
-        assert _seconds_to_stop(one) >= 5
+        assert _seconds_to_stop(one) >= 10  # until every node has heard that the endpoint is gone
     assert len(drained) == (1 if name == "kserve" else 2)
+
+
+@pytest.mark.parametrize("name", [name for name in OVERLAYS if name != "kserve"])
+def test_grpc_clients_have_left_before_a_pod_ends(name: str) -> None:
+    triton = pod(overlay(name), "triton")
+    (container,) = triton.spec["containers"]
+    arguments = parse_options(container["args"], {}).triton
+    options = dict(argument.removeprefix("--").split("=") for argument in arguments)
+    age = int(options["grpc-max-connection-age"]) / 1000
+    grace = int(options["grpc-max-connection-age-grace"]) / 1000
+    # gRPC spreads the age by a tenth, and resolves a name again after 30 s at the earliest.
+    assert _seconds_to_stop(triton) >= 1.1 * age + 30 + CLUSTER_DNS_TTL
+    assert grace > float(settings(overlay(name))["DETSERVE_TIMEOUT"]), "a request would be cut off"

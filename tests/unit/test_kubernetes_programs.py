@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+import socket
 import subprocess
-import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
-from contract import DetectorInfo
 from gateway.app import make_app
 from gateway.settings import Settings, parse_settings
 from local_server._health import HealthEndpoint
 from local_server._options import parse_options, variables
 from local_server._ports import DEFAULT_PORTS
 from local_server._state import ServerState
-from tests.models import write_detector
 from tests.unit.manifests import (
-    MANIFESTS,
     OVERLAYS,
     ROOT,
     Object,
@@ -32,10 +31,10 @@ from tests.unit.manifests import (
     overlay,
     pod,
     pods,
+    quantity,
     settings,
 )
 
-SCRIPT = MANIFESTS / "store/build-release.sh"
 NOT_PUBLIC = {"/metrics", "/livez", "/readyz"}
 
 
@@ -96,6 +95,64 @@ def test_every_setting_is_known() -> None:
     assert (parsed.host, parsed.port) == ("0.0.0.0", ports["http"])
 
 
+def test_one_list_of_settings() -> None:
+    """The two lists have to say the same: kustomize reads no file above its own folder."""
+    lines = (ROOT / "deploy/settings.env").read_text().splitlines()
+    shared = dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
+    objects = overlay("cpu")
+    # The address of the server is no setting of compose's: its file has it.
+    assert settings(objects).keys() - {"DETSERVE_SERVER"} <= shared.keys()
+    (triton,) = pod(objects, "triton").spec["containers"]
+    (gateway,) = pod(objects, "gateway").spec["containers"]
+    shm = pod(objects, "triton").volumes()["shm"]["emptyDir"]["sizeLimit"]
+    sizes = {
+        "TRITON_MEMORY": triton["resources"]["limits"]["memory"],
+        "TRITON_SHM": shm,
+        "GATEWAY_MEMORY": gateway["resources"]["limits"]["memory"],
+    }
+    for name, size in sizes.items():
+        assert quantity(size) == quantity(shared[name].upper() + "i")
+    (plan,) = [
+        one for one in pod(overlay("gpu"), "model-store").containers() if one["name"] == "plan"
+    ]
+    assert plan["image"] == f"detserve-plan:{shared['NVIDIA_TAG']}"
+    releases = [
+        item["data"]["MODEL_RELEASE"]
+        for name in ("cpu", "gpu")
+        for item in of_kind(overlay(name), "ConfigMap")
+        if "MODEL_RELEASE" in item["data"]
+    ]
+    assert releases == [shared["MODEL_RELEASE"], shared["MODEL_RELEASE"] + "-gpu"]
+
+
+def test_redis_starts_with_its_password(tmp_path: Path) -> None:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("no redis-server on PATH")
+    (container,) = pod(overlay("cpu"), "redis").spec["containers"]
+    assert container["command"] == ["redis-server"]
+    replaced = {"$(REDIS_PASSWORD)": "secret", "/tmp": str(tmp_path)}
+    options = [replaced.get(option, option) for option in container["args"]]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    server = subprocess.Popen(
+        [program, *options, "--port", str(port), "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL
+    )
+    try:
+        url = f"redis://:secret@127.0.0.1:{port}/0"
+        deadline = time.monotonic() + 20
+        with redis.Redis.from_url(url, retry=Retry(ConstantBackoff(0.05), 200)) as client:
+            while client.ping() is not True:
+                assert time.monotonic() < deadline
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
+            assert client.config_get("save") == {"save": ""}
+        with redis.Redis(port=port) as anybody, pytest.raises(redis.AuthenticationError):
+            anybody.ping()
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
 def get(url: str) -> int:
     """The status of an answer."""
     try:
@@ -151,93 +208,3 @@ def test_probes_and_ingress_of_the_gateway() -> None:
     assert known.keys() >= NOT_PUBLIC
     limit = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
     assert limit == settings(objects)["DETSERVE_MAX_BODY_MB"] + "m"
-
-
-def test_the_plan_is_built_by_options_that_there_are() -> None:
-    (container,) = [
-        one for one in pod(overlay("gpu"), "model-store").containers() if one["name"] == "plan"
-    ]
-    model, output, *_ = container["args"]
-    # Where the script of the other steps has them: $WORK/repository and $WORK/plans.
-    assert model == "/detserve/build/repository/detector/1/model.onnx"
-    assert output == "--output=/detserve/build/plans/model.plan"
-    done = subprocess.run(
-        [sys.executable, "scripts/build_plan.py", *container["args"]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    # The options are understood (a wrong one is status 2), and then there is no such file here.
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("error: ")
-
-
-def publish(folder: Path, *steps: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run the script of the job as its container does."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        ["/bin/sh", str(SCRIPT), *steps],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PATH": path,
-            "MODEL_STORE": str(folder / "models"),
-            "WORK": str(folder / "work"),
-            "MODEL_RELEASE": "r1",
-            **more,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    path = write_detector(tmp_path / "model.onnx", rows=np.zeros((300, 6), np.float32))
-    detector = onnx.load(path)
-    DetectorInfo(input_size_wh=(96, 96), labels=("cup", "cat"), source="us").write_to(detector)
-    onnx.save(detector, path)
-    (tmp_path / "models").mkdir()
-    (tmp_path / "work").mkdir()
-    return str(path)
-
-
-def test_a_release_is_published_once(model: str, tmp_path: Path) -> None:
-    steps = pod(overlay("cpu"), "model-store").spec["containers"][0]["args"]
-    done = publish(tmp_path, *steps, MODEL=model)
-    assert done.returncode == 0, done.stderr
-    release = tmp_path / "models/r1"
-    assert sorted(path.name for path in release.iterdir() if path.is_dir()) == [
-        "detection", "detector", "postprocess", "preprocess",
-    ]  # fmt: skip
-    assert (release / "detector/1/model.onnx").is_file()
-    before = (release / "detector/1/model.onnx").stat().st_mtime_ns
-    again = publish(tmp_path, *steps, MODEL="/missing.onnx")
-    assert (again.returncode, "there already" in again.stdout) == (0, True)
-    assert (release / "detector/1/model.onnx").stat().st_mtime_ns == before
-
-
-def test_half_a_release_is_not_seen(model: str, tmp_path: Path) -> None:
-    partial = tmp_path / "models/r1.partial"
-    partial.mkdir()
-    (partial / "left").touch()  # by a job that was killed
-    failed = publish(tmp_path, "build", "publish", MODEL="/missing.onnx")
-    assert failed.returncode != 0
-    assert "/missing.onnx" in failed.stderr
-    assert not (tmp_path / "models/r1").exists()
-    done = publish(tmp_path, "build", "publish", MODEL=model)
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in (tmp_path / "models").iterdir()] == ["r1"]
-    assert not (tmp_path / "models/r1/left").exists()
-
-
-def test_a_step_that_there_is_not(tmp_path: Path) -> None:
-    done = publish(tmp_path, "bild")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: no step bild; there are build, plan and publish\n",
-    )
