@@ -1,0 +1,1 @@
+"""What `scripts/status.py` is made of: scraping, summing up, showing."""
