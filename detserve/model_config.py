@@ -15,7 +15,7 @@ def string_parameters(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def own_parameters(parameters: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what is addressed to Triton: by its convention, names in capitals."""
+    """Leave out what is addressed to Triton or a backend: by convention, names in capitals."""
     return {name: text for name, text in parameters.items() if name != name.upper()}
 
 

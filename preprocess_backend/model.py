@@ -7,6 +7,7 @@ model's configuration.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from detserve.imaging import ImageError, PreprocessSettings, preprocess
-from detserve.model_config import own_parameters, string_parameters, threads_per_instance
+from detserve.model_config import (
+    own_parameters,
+    parse_parameters,
+    string_parameters,
+    threads_per_instance,
+)
 
 
 class TritonPythonModel:
@@ -25,9 +31,12 @@ class TritonPythonModel:
         """Read the settings from the model's configuration."""
         config = json.loads(args["model_config"])
         height, width, _ = pb_utils.get_output_config_by_name(config, "images")["dims"]
+        parameters = string_parameters(config)
         self._settings = PreprocessSettings.from_parameters(
-            own_parameters(string_parameters(config)), width=width, height=height
+            own_parameters(parameters), width=width, height=height
         )
+        nice = parse_parameters({"NICE": parameters.get("NICE", "0")}, NICE=int)["NICE"]
+        os.nice(max(0, nice))  # before the threads below are made: they inherit it
         warnings.simplefilter("ignore")  # Pillow's, of odd metadata in an image
         # Decoding releases the interpreter lock: with cores to spare, images are decoded at once.
         threads = threads_per_instance(config)

@@ -7,7 +7,7 @@ from copy import deepcopy
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from assembly.serving import ENGINES, ModelNames, Serving, adjust
+from assembly.serving import ENGINES, ModelNames, Serving, adjust, limit_queue
 from contract import CANDIDATES, DetectorInfo
 from detserve.imaging import PreprocessSettings
 from detserve.nms import SelectionSettings
@@ -151,8 +151,10 @@ def _preprocess(name: str, info: DetectorInfo) -> pb.ModelConfig:
     config.output.add(name="images", data_type=pb.TYPE_UINT8, dims=_images_dims(info))
     config.output.add(name="geometry", data_type=pb.TYPE_FP32, dims=[6])
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=2)
-    config.dynamic_batching.SetInParent()
+    config.dynamic_batching.preferred_batch_size.append(4)
+    limit_queue(config, timeout_us=500_000)
     fit: PreprocessSettings = info.preprocess_settings()
+    _parameters(config, NICE=10)  # of its processes: those of the later steps go first
     _parameters(config, resize=fit.resize, max_bytes=fit.max_bytes, max_pixels=fit.max_pixels)
     if fit.resize == "letterbox":
         _parameters(config, anchor=fit.anchor, pad_value=fit.pad_value)

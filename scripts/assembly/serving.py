@@ -19,6 +19,7 @@ __all__ = [
     "Serving",
     "adjust",
     "is_model_name",
+    "limit_queue",
     "model_names",
 ]
 
@@ -26,6 +27,7 @@ Kind = Literal["auto", "cpu", "gpu"]
 
 DEFAULT_ENSEMBLE = "detection"
 _CANDIDATE = "_candidate"  # ends the name under which a promotion tries a detector
+_CPU_QUEUE = 32  # requests that wait for the detector at most
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -130,6 +132,23 @@ class Serving:
                 raise RepositoryError(f"--{option} must be at least {least}, got {value}")
 
 
+def limit_queue(config: pb.ModelConfig, *, size: int = 0, timeout_us: int = 0) -> None:
+    """Let overload be refused with UNAVAILABLE, and requests of priority 1 go before those of 2.
+
+    Args:
+        config: Of a step; it gets dynamic batching, which is what has a queue with limits.
+        size: Requests that wait at most. Not for the first step of an ensemble: Triton before 24.12
+            can crash when that refuses one just as a gRPC deadline expires.
+        timeout_us: Microseconds that one waits at most.
+    """
+    batching = config.dynamic_batching
+    batching.priority_levels = batching.default_priority_level = 2
+    policy = batching.default_queue_policy
+    policy.timeout_action = pb.ModelQueuePolicy.REJECT
+    policy.allow_timeout_override = True
+    policy.max_queue_size, policy.default_timeout_microseconds = size, timeout_us
+
+
 def adjust(
     configs: Mapping[str, pb.ModelConfig], names: ModelNames, engine: str, serving: Serving
 ) -> None:
@@ -165,18 +184,29 @@ def _set_instances(detector: pb.ModelConfig, engine: str, serving: Serving) -> N
 
 
 def _set_batching(detector: pb.ModelConfig, engine: str, serving: Serving) -> None:
-    if serving.dynamic_batching == "off":
-        detector.ClearField("dynamic_batching")
-    elif serving.dynamic_batching is not None:
-        if not ENGINES[engine].batched:
+    """Batch requests together, or not: batches of one have a queue with limits nevertheless."""
+    asked = serving.dynamic_batching
+    if not ENGINES[engine].batched:
+        if asked not in (None, "off"):
             raise RepositoryError(
                 f"{engine} does not batch requests together: its backend in Triton pads every"
                 " batch to the greatest. Leave --dynamic-batching off"
             )
-        detector.dynamic_batching.max_queue_delay_microseconds = serving.dynamic_batching
-    asked = serving.dynamic_batching is not None or serving.max_batch is not None
-    if engine == "tensorrt" and asked and detector.HasField("dynamic_batching"):
+        return
+    batching = detector.dynamic_batching
+    if asked is not None:
+        if not batching.HasField("default_queue_policy"):
+            limit_queue(detector, size=_CPU_QUEUE)
+        batching.max_queue_delay_microseconds = 0 if asked == "off" else asked
+        del batching.preferred_batch_size[:]
+        if asked == "off":
+            batching.preferred_batch_size.append(1)
+        else:  # room for the batches that run, and as many again
+            policy, batches = batching.default_queue_policy, 2 * detector.instance_group[0].count
+            policy.max_queue_size = max(_CPU_QUEUE, 2 * batches * detector.max_batch_size)
+    together = list(batching.preferred_batch_size) != [1]
+    if engine == "tensorrt" and together and (asked is not None or serving.max_batch is not None):
         # The kernels are chosen for the profile's middle, and the greatest is the most efficient.
         greatest = detector.max_batch_size
-        del detector.dynamic_batching.preferred_batch_size[:]
-        detector.dynamic_batching.preferred_batch_size.extend(sorted({-(-greatest // 2), greatest}))
+        del batching.preferred_batch_size[:]
+        batching.preferred_batch_size.extend(sorted({-(-greatest // 2), greatest}))

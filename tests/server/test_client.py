@@ -362,7 +362,7 @@ def strict_server(
     copy = tmp_path_factory.mktemp("strict") / "models"
     shutil.copytree(repository, copy)
     config = copy / "preprocess" / "config.pbtxt"
-    text = re.sub(r"(?m)^dynamic_batching.*$", "", config.read_text())
+    text = re.sub(r"(?ms)^dynamic_batching.*?^\}$", "", config.read_text())
     text = re.sub(r"count: \d+", "count: 1", text)
     # A request's timeout counts only where it is shorter than a default one.
     config.write_text(

@@ -55,11 +55,11 @@ def batches_of(root: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("serving", "there", "not_there"),
     [
-        (Serving(), "instance_group { count: 2 }", "dynamic_batching"),
-        (Serving(kind="cpu", instances=3), "instance_group { count: 3 kind: KIND_CPU }", "dynamic"),
-        (Serving(kind="gpu"), f"dynamic_batching {{ }} instance_group {{ {GPU} }}", "preferred"),
-        (Serving(kind="gpu", dynamic_batching="off"), GPU, "dynamic_batching"),
-        (Serving(dynamic_batching=0), "dynamic_batching { }", "max_queue_delay"),
+        (Serving(), "instance_group { count: 2 } preferred_batch_size: 1", "max_queue_delay"),
+        (Serving(kind="cpu", instances=3), "instance_group { count: 3 kind: KIND_CPU }", "delay"),
+        (Serving(kind="gpu"), f"max_queue_size: 128 instance_group {{ {GPU} }}", "preferred"),
+        (Serving(kind="gpu", dynamic_batching="off"), f"{GPU} preferred_batch_size: 1", "delay"),
+        (Serving(dynamic_batching=0), "priority_levels: 2 max_queue_size: 128", "max_queue_delay"),
         (Serving(dynamic_batching=200), "max_queue_delay_microseconds: 200", "KIND"),
     ],
     ids=str,
@@ -82,7 +82,8 @@ def test_settings_of_an_ensemble_that_is_there(tmp_path: Path, onnx_file: Path) 
     assert batches_of(root) == [32] * 4
     assert "max_queue_delay_microseconds: 100" in detector_of(root)
     install(onnx_file, root, serving=Serving(dynamic_batching="off"))
-    assert "dynamic_batching" not in detector_of(root)
+    assert "preferred_batch_size: 1 " in detector_of(root)
+    assert "max_queue_delay" not in detector_of(root)
     assert batches_of(root) == [32] * 4
 
 

@@ -1,0 +1,145 @@
+"""More requests than the server can answer: refused soon, in order of priority, and then forgotten.
+
+The load is bounded: a burst of requests, each sent once.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from tritonclient import grpc as triton_grpc
+from tritonclient import http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from detection_client import DetectionClient, DetectionClientError
+from local_server import TritonServer
+from photos import jpeg
+
+CUP = jpeg("coffee")
+BURST = 96  # more than the queues and the processes hold
+REFUSALS = ("Exceeds maximum queue size", "Request timeout expired")
+
+
+@pytest.fixture(scope="module")
+def grpc_client(server: TritonServer) -> Iterator[triton_grpc.InferenceServerClient]:
+    with triton_grpc.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as client:
+        yield client
+
+
+def image_of(module: object) -> list[object]:
+    tensor = module.InferInput("IMAGE", [1, 1], "BYTES")  # type: ignore[attr-defined]
+    tensor.set_data_from_numpy(np.array([[CUP]], np.object_))
+    return [tensor]
+
+
+def refusal(error: InferenceServerException) -> str:
+    """``"refused: STATUS"`` for the refusals of a full queue, or the error as it is."""
+    told = any(text in str(error) for text in REFUSALS)
+    return f"refused: {error.status()}" if told else str(error)
+
+
+def at_once(work: Callable[[int], None], count: int) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_burst_is_answered_or_refused(
+    server: TritonServer, grpc_client: triton_grpc.InferenceServerClient
+) -> None:
+    triton, outcomes = server.pid, Counter[str]()
+
+    def ask(_: int) -> None:
+        try:
+            found = grpc_client.infer("detection", image_of(triton_grpc), client_timeout=30)
+        except InferenceServerException as error:
+            outcomes[refusal(error)] += 1
+        else:
+            outcomes[f"{found.as_numpy('num_detections')[0, 0]} found"] += 1
+
+    at_once(ask, BURST)
+    assert outcomes.total() == BURST
+    assert set(outcomes) == {"1 found", "refused: StatusCode.UNAVAILABLE"}
+    assert outcomes["1 found"] >= 32
+    assert server.pid == triton
+    with DetectionClient(server.grpc_url) as client:
+        assert {found.label for found in client.detect(CUP)} >= {"cup"}
+
+
+def test_refused_over_http(server: TritonServer) -> None:
+    statuses = Counter[str]()
+
+    def ask(_: int) -> None:
+        # Its client is not thread-safe: one each.
+        with triton_http.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
+            try:
+                client.infer("detection", image_of(triton_http))
+            except InferenceServerException as error:
+                statuses[refusal(error)] += 1
+            else:
+                statuses["200"] += 1
+
+    at_once(ask, BURST)
+    assert set(statuses) == {"200", "refused: 503"}
+    assert statuses["200"] >= 32
+
+
+def test_priority(grpc_client: triton_grpc.InferenceServerClient) -> None:
+    """Those of priority 1 go before those of the default, 2, that came at the same time."""
+    latencies: dict[int, list[float]] = {1: [], 2: []}
+
+    def ask(number: int) -> None:
+        priority = 1 if number % 4 == 0 else 2
+        start = time.perf_counter()
+        try:
+            grpc_client.infer("detection", image_of(triton_grpc), priority=priority)
+        except InferenceServerException:
+            return
+        latencies[priority].append(time.perf_counter() - start)
+
+    at_once(ask, 40)
+    assert len(latencies[1]) >= 8
+    assert np.median(latencies[1]) < np.median(latencies[2])
+
+
+def test_a_timeout_of_its_own(grpc_client: triton_grpc.InferenceServerClient) -> None:
+    """The parameter `timeout`, in microseconds, counts where it is shorter than the model's."""
+    messages = Counter[str]()
+
+    def ask(_: int) -> None:
+        try:
+            grpc_client.infer("detection", image_of(triton_grpc), timeout=1000)
+        except InferenceServerException as error:
+            messages[str(error.message())] += 1
+
+    at_once(ask, 24)
+    assert sum(count for text, count in messages.items() if "timeout expired" in text) >= 1
+
+
+def test_deadlines_that_pass_while_requests_are_refused(server: TritonServer) -> None:
+    """Triton before 24.12 crashed here where the first step has a max_queue_size."""
+    triton, end, kinds = server.pid, time.monotonic() + 5, Counter[str]()
+
+    def ask(number: int) -> None:
+        random_source = random.Random(number)
+        with DetectionClient(server.grpc_url) as client:
+            while time.monotonic() < end:
+                try:
+                    client.detect(CUP, timeout=random_source.uniform(0.005, 0.4))
+                except DetectionClientError as error:
+                    kinds[type(error).__name__] += 1
+
+    at_once(ask, 32)
+    assert server.pid == triton
+    assert kinds["DeadlineExceededError"] >= 1
+    assert kinds["ServerUnavailableError"] == 0
+    with DetectionClient(server.grpc_url) as client:
+        assert {found.label for found in client.detect(CUP)} >= {"cup"}
