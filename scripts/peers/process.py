@@ -21,12 +21,17 @@ import psutil
 from peers.errors import ComparisonError
 from peers.settings import Setting
 
-__all__ = ["PeerProcess"]
+__all__ = ["PeerProcess", "free_port"]
 
 _SCRIPTS = Path(__file__).resolve().parents[1]
 _ROOT = _SCRIPTS.parent
 _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 15
+_ATTEMPTS = 5  # at finding a port that nobody takes before it is bound
+
+
+class _PortTakenError(ComparisonError):
+    """Another process was faster."""
 
 
 class PeerProcess:
@@ -61,9 +66,18 @@ class PeerProcess:
 
     def __enter__(self) -> Self:
         # Its own folder for temporary files: a service that is killed leaves its sockets there.
-        self._folder = tempfile.TemporaryDirectory(prefix="detserve-peer-")
+        # In /tmp, for the system takes no socket whose path has more than 107 bytes.
+        prefix = f"detserve-peer-{os.getpid()}-"
+        self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp")
         try:
-            self._start()
+            for attempt in range(_ATTEMPTS):
+                try:
+                    self._start(Path(self._folder.name) / "log")
+                    break
+                except _PortTakenError:
+                    self._end()
+                    if attempt == _ATTEMPTS - 1:
+                        raise
         except BaseException:
             self._stop()
             raise
@@ -97,10 +111,8 @@ class PeerProcess:
             raise ComparisonError(f"{self.setting.peer} is not started")
         return self._process
 
-    def _start(self) -> None:
-        assert self._folder is not None
-        log = Path(self._folder.name) / "log"
-        self._port = _free_port()
+    def _start(self, log: Path) -> None:
+        self._port = free_port()
         paths = [_SCRIPTS, _ROOT, _ROOT / "clients"]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -112,12 +124,14 @@ class PeerProcess:
                 stdin=subprocess.PIPE,  # that it closes ends the service, see `end_with_parent`
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
-                cwd=self._folder.name,
+                # A group in this session: should this process be killed while they are stopped,
+                # the system ends them (SIGHUP, as of every group that loses its last parent).
+                process_group=0,
+                cwd=log.parent,
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(map(str, paths)),
-                    "TMPDIR": self._folder.name,
+                    "TMPDIR": str(log.parent),
                 },
             )
         self._wait_until_healthy(log)
@@ -127,10 +141,10 @@ class PeerProcess:
         end = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < end:
             if (status := self._running.poll()) is not None:
-                last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                raise ComparisonError(
-                    f"{name} ended with status {status} while it started: {' '.join(last)}"
-                )
+                said = log.read_text(errors="replace").strip()
+                kind = _PortTakenError if "already in use" in said.lower() else ComparisonError
+                last = " ".join(said.splitlines()[-1:])
+                raise kind(f"{name} ended with status {status} while it started: {last}")
             try:
                 url = f"http://127.0.0.1:{self._port}/health"
                 with urllib.request.urlopen(url, timeout=5):
@@ -140,6 +154,12 @@ class PeerProcess:
         raise ComparisonError(f"{name} was not healthy within {_START_TIMEOUT_S} s")
 
     def _stop(self) -> None:
+        self._end()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _end(self) -> None:
         if (process := self._process) is not None:
             assert process.stdin is not None
             if process.poll() is None:
@@ -152,12 +172,10 @@ class PeerProcess:
             process.wait()
             process.stdin.close()
             self._process = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody has at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

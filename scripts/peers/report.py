@@ -46,11 +46,11 @@ def print_report(results: Mapping[str, Any]) -> None:
         " side's processes, an image. cores: busy with the side and its client",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in _COLUMNS:
         table.add_column(column, justify="right")
     table.add_row(
-        "limit, in process", f"{limit['images_per_s']:.1f}", "1.00", "", "",
+        "the limit", f"{limit['images_per_s']:.1f}", "1.00", "", "",
         f"{limit['p50_ms']:.1f}", f"{limit['p99_ms']:.1f}", f"{limit['cpu_ms_per_image']:.1f}",
     )  # fmt: skip
     for level in results["concurrency"]:

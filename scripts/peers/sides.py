@@ -23,7 +23,7 @@ from local_server import TritonServer
 from peers.errors import ComparisonError
 from peers.process import PeerProcess
 
-__all__ = ["EnsembleSide", "PeerSide", "Side", "check_same_answers", "measure"]
+__all__ = ["EnsembleSide", "PeerSide", "Side", "check_same_answers", "difference", "measure"]
 
 _TIMEOUT_S = 60
 _BOX_TOLERANCE_PX = 0.5
@@ -117,15 +117,16 @@ def check_same_answers(ensemble: EnsembleSide, peer: PeerSide, photos: Sequence[
         with DetectionClient(ensemble.url, timeout=_TIMEOUT_S) as client:
             for number, photo in enumerate(photos):
                 expected, found = client.detect(photo), peer.detect(photo)["detections"]
-                if (difference := _difference(expected, found)) is not None:
+                if (other := difference(expected, found)) is not None:
                     raise ComparisonError(
-                        f"{peer.name} is no peer: in photo {number + 1} it finds {difference}"
+                        f"{peer.name} is no peer: in photo {number + 1} it finds {other}"
                     )
     finally:
         peer.pause()
 
 
-def _difference(expected: Detections, found: Sequence[Mapping[str, Any]]) -> str | None:
+def difference(expected: Detections, found: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a peer's answer differs by from the ensemble's; None if it is the same."""
     if len(found) != len(expected):
         return f"{len(found)} objects, the ensemble {len(expected)}"
     for theirs, ours in zip(found, expected, strict=True):
