@@ -98,6 +98,7 @@ class Nginx:
     def __init__(self, changes: Mapping[str, str]) -> None:
         self._program = find_nginx()
         self.folder = Path(tempfile.mkdtemp(prefix="detserve-balancer-"))
+        self.folder.chmod(0o711)  # nginx started by root has workers of another user
         try:
             own = {
                 "BALANCER_DIR": str(self.folder),

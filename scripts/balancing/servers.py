@@ -42,7 +42,11 @@ def free_ports(count: int) -> list[int]:
 
 
 def lean_repository(source: Path, target: Path) -> None:
-    """Copy a model repository, with one instance of each model: several servers share the cores."""
+    """Copy a model repository for one of several servers that share the cores.
+
+    With one instance of each model, and with time to wait in queues: what is refused or late for
+    want of cores would hide what a failure costs.
+    """
 
     def link(file: str, copy: str) -> str:
         if file.endswith((".onnx", ".plan")):
@@ -52,7 +56,9 @@ def lean_repository(source: Path, target: Path) -> None:
 
     shutil.copytree(source, target, copy_function=link)
     for config in target.glob("*/config.pbtxt"):
-        config.write_text(re.sub(r"\bcount: \d+", "count: 1", config.read_text()))
+        text = re.sub(r"\bcount: \d+", "count: 1", config.read_text())
+        text = re.sub(r"\b(default_timeout_microseconds): \d+", r"\1: 10000000", text)
+        config.write_text(text)
 
 
 class Launcher:
