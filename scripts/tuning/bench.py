@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class TritonBench:
         self._photos = photos
         self._p99_ms = p99_ms
         self._seed = seed
-        self._folder = tempfile.TemporaryDirectory(prefix="detserve-tune-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"detserve-tune-{os.getpid()}-")
         self._count = 0
         self._servers: dict[str, TritonServer] = {}  # the one that was used last is the last
         self.expected: Found | None = None

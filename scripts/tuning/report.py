@@ -53,7 +53,7 @@ def print_report(result: Result) -> None:
     for title, columns, rows in tables:
         table = Table(title=title)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left")
+            table.add_column(column, justify="right" if number else "left", no_wrap=not number)
         for row in rows:
             table.add_row(*row)
         console.print(table)

@@ -196,7 +196,8 @@ def test_an_interruption_leaves_the_repository_whole(
 ) -> None:
     workspace = Workspace(repository)
     plan = plan_of(workspace, detector__instances=7, postprocess__instances=5)
-    replace, hits = Path.replace, []
+    replace = Path.replace
+    hits: list[Path] = []
 
     def interrupted(self: Path, target: Path) -> Path:
         if target.parent == repository / "postprocess" and not hits:
