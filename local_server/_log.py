@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 _HEADER = re.compile(r"([IWEF])\d{4} [\d:.]+ \d+ \S+\] ?")
 # What Triton complains about on every machine without a GPU, and our own signal to it.
@@ -20,6 +23,9 @@ _TABLE_ROW = re.compile(r"\|(.*?)\|(.*?)\|(.*)\|\s*$")
 class Log:
     """Takes Triton's output line by line: keeps the last ones, writes all, shows some.
 
+    A file that cannot be written, as on a full disk, is said once and ends nothing: Triton would
+    hang if nobody read its output. Lines are written again as soon as that works.
+
     Args:
         show: Called with each line for the terminal.
         file: Where every line is written.
@@ -30,7 +36,11 @@ class Log:
         self, show: Callable[[str], None] | None, file: Path | None, verbose: bool
     ) -> None:
         self._show = show
-        self._file: TextIO | None = file.open("a", encoding="utf-8") if file else None
+        # Unbuffered: what a full disk did not take must not be tried again when the file is closed.
+        self._file: BinaryIO | None = file.open("ab", buffering=0) if file else None
+        self._path = file
+        self._problem = ""  # why the file could not be written the last time
+        self._torn = False  # whether the file's last line is without its end
         self._verbose = verbose
         self._lines: deque[str] = deque(maxlen=2000)
         self._in_shown = True
@@ -47,31 +57,26 @@ class Log:
             show: Show those that were held too; a failed start has them in its error.
         """
         held, self._held = self._held or [], None
-        if show and self._show:
+        if show:
             for line in held:
-                self._show(line)
+                self._tell(line)
 
     def add(self, line: str) -> None:
         """Take one line of Triton's."""
         self._lines.append(line)
-        if self._file:
-            self._file.write(line + "\n")
-            self._file.flush()
+        self._write(line)
         shown = self._concerns_user(line)
         if self._verbose or shown:
             held = self._held
             if held is not None and not self._verbose:
                 held.append(line)
-            elif self._show:
-                self._show(line)
+            else:
+                self._tell(line)
 
     def note(self, line: str) -> None:
         """Take one line of our own: always shown."""
-        if self._file:
-            self._file.write(line + "\n")
-            self._file.flush()
-        if self._show:
-            self._show(line)
+        self._write(line)
+        self._tell(line)
 
     def lines(self) -> list[str]:
         """The last lines of Triton's."""
@@ -86,6 +91,31 @@ class Log:
         if self._file:
             self._file.close()
             self._file = None
+
+    def _write(self, line: str) -> None:
+        """Write a line to the file, if that works."""
+        if self._file is None:
+            return
+        data = f"{chr(10) if self._torn else ''}{line}\n".encode(errors="replace")
+        written, problem = 0, ""
+        try:
+            written = self._file.write(data)
+            if written < len(data):
+                problem = os.strerror(errno.ENOSPC)
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if written > 0:
+            self._torn = written < len(data)
+        if problem != self._problem:
+            text = f"cannot be written: {problem}; going on without it"
+            self._tell(f"The log file {self._path} {text if problem else 'is written again'}.")
+        self._problem = problem
+
+    def _tell(self, line: str) -> None:
+        """Show a line, if that works: the standard output may be a file on a full disk, too."""
+        if self._show:
+            with contextlib.suppress(OSError):
+                self._show(line)
 
     def _concerns_user(self, line: str) -> bool:
         header = _HEADER.match(line)
