@@ -42,7 +42,6 @@ from robustness.settings import SETTINGS
 from robustness.traffic import SHARES, Traffic
 from robustness.trial import Case, Monitor, Result, Trial, judge
 
-LOAD = 0.5
 CLOSED_LOOP_USERS = 4
 CAPACITY_S = 4.0
 STEADY_S = 1.0
@@ -123,8 +122,10 @@ class Chaos:
         rates: The capacity and the load.
     """
 
-    def __init__(self, repository: Path, bar: tqdm[Any]) -> None:
+    def __init__(self, repository: Path, output: Path, load: float, bar: tqdm[Any]) -> None:
         self._original = repository
+        self._output = output
+        self._load = load
         self._bar = bar
         self._photos = [jpeg(name) for name in PHOTOS]
         self.results: list[Result] = []
@@ -140,7 +141,14 @@ class Chaos:
                 self._bar.update(len(some))
                 continue
             with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-                self._run_on(setting, some, Path(name))
+                try:
+                    self._run_on(setting, some, Path(name))
+                finally:
+                    logs = self._output / "logs" / setting
+                    shutil.rmtree(logs, ignore_errors=True)
+                    logs.mkdir(parents=True)
+                    for log in Path(name).glob("*.log"):
+                        shutil.copy(log, logs)
 
     def _run_on(self, setting: str, cases: list[Case], folder: Path) -> None:
         # A copy: a case may spoil it.
@@ -150,7 +158,7 @@ class Chaos:
         with service:
             if not self.rates:
                 capacity = measure_capacity(service, self._photos)
-                self.rates = {"capacity_per_s": capacity, "rate_per_s": LOAD * capacity}
+                self.rates = {"capacity_per_s": capacity, "rate_per_s": self._load * capacity}
             traffic = Traffic(service, self._photos, self.rates["rate_per_s"])
             monitor = Monitor(service)
             traffic.start()
@@ -180,7 +188,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     error = ""
     with tqdm(total=len(chosen), unit="case", disable=None, file=sys.stderr) as bar:
-        chaos = Chaos(arguments.model_repository, bar)
+        chaos = Chaos(arguments.model_repository, arguments.output, arguments.load, bar)
         try:
             chaos.run(chosen)
         except ServiceError as problem:
@@ -192,7 +200,7 @@ def main() -> int:
         console = Console(width=160)
     print_chaos(chaos.results, chaos.skipped, console)
     save_chaos(chaos.results, chaos.skipped, chaos.rates, arguments.output)
-    console.print(f"Saved {arguments.output}/chaos.json")
+    console.print(f"Saved {arguments.output}/chaos.json and the processes' logs")
     if error:
         print(f"error: {error}", file=sys.stderr)
     return 1 if error or any(one.failures for one in chaos.results) else 0
@@ -210,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     names = [case.name for case in CASES]
     add("--only", nargs="+", choices=names, metavar="CASE", help="these cases; see --list")
     add("--list", action="store_true", help="list the cases and end")
+    add("--load", type=float, default=0.5, help="share of the capacity (%(default)s)")
     add("--model-repository", type=Path, default=Path("model_repository"))
     add("--output", type=Path, default=Path("chaos_output"), help="folder (%(default)s)")
     return parser

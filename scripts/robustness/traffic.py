@@ -31,6 +31,7 @@ SHARES = {BARE: 0.4, RETRYING: 0.3, GATEWAY: 0.3}
 TIMEOUT_S = 20.0
 RETRIES = 50  # within the timeout, which comes first
 FOR_EVER_S = 86_400.0
+QUEUED = "waited too long in a queue"  # the client, where Triton's queue gave the request up
 LOST_PROCESS = "has lost its process"  # the client, where Triton says that a stub is not healthy
 
 
@@ -44,7 +45,8 @@ class Request:
         answered: When its answer or error came.
         error: The kind of its error; "" if it was answered well.
         message: What the error said.
-        refused: Whether the error told that the request was not begun and may be sent again.
+        refused: Whether the error told that the request was not begun and may be sent again. Of
+            clients that repeat requests only where a queue was full: that they do not repeat.
         unhealthy: Whether Triton said that the process it gave the request to is dead.
     """
 
@@ -120,8 +122,8 @@ class Traffic:
             ) as session,
         ):
             asks = {
-                BARE: self._recorded(BARE, _client_call(bare)),
-                RETRYING: self._recorded(RETRYING, _client_call(retrying)),
+                BARE: self._recorded(BARE, _client_call(bare, retries=False)),
+                RETRYING: self._recorded(RETRYING, _client_call(retrying, retries=True)),
                 GATEWAY: self._recorded(
                     GATEWAY, _rest_call(session, f"{self._service.gateway_url}/detect")
                 ),
@@ -175,14 +177,16 @@ class _Failure:
     refused: bool
 
 
-def _client_call(client: AsyncDetectionClient) -> Callable[[bytes], Awaitable[_Failure | None]]:
+def _client_call(
+    client: AsyncDetectionClient, *, retries: bool
+) -> Callable[[bytes], Awaitable[_Failure | None]]:
     async def call(photo: bytes) -> _Failure | None:
         try:
             await client.detect(photo)
         except DetectionClientError as error:
-            unavailable = isinstance(error, ServerUnavailableError)
-            refused = unavailable and LOST_PROCESS not in error.message
-            refused = refused or isinstance(error, QueueFullError)
+            refused = isinstance(error, QueueFullError) or QUEUED in error.message
+            if isinstance(error, ServerUnavailableError) and not retries:
+                refused = LOST_PROCESS not in error.message
             return _Failure(type(error).__name__, error.message, refused)
         return None
 

@@ -190,7 +190,7 @@ class Result:
         handed: Given to a dead process by Triton before it was replaced.
         refused: Told that they were not begun.
         other: All others.
-        retrying: Lost by clients that repeat requests.
+        retrying: Lost by clients that repeat requests, those refused by a full queue not counted.
         kinds: All that failed, by sender and kind.
         healthy_s: Until both health endpoints said that all is well; None: they never said else.
         last_failed_s: Until the last request failed; None: none did.
@@ -259,7 +259,7 @@ def judge(
             result.refused += 1
         else:
             result.other += 1
-    result.retrying = sum(one.by == RETRYING for one in failed)
+    result.retrying = sum(one.by == RETRYING and not one.refused for one in failed)
     if failed:
         result.last_failed_s = max(one.answered for one in failed) - hit
     if not recovered:
