@@ -142,6 +142,8 @@ def test_references_exist(name: str) -> None:
             if "persistentVolumeClaim" in volume:
                 claim = volume["persistentVolumeClaim"]["claimName"]
                 references.append(("PersistentVolumeClaim", claim))
+            if "secret" in volume:
+                assert volume["secret"]["secretName"] in EXTERNAL_SECRETS
             if "configMap" in volume:
                 references.append(("ConfigMap", volume["configMap"]["name"]))
         for container in one.containers():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -24,14 +25,17 @@ from local_server._options import parse_options, variables
 from local_server._ports import DEFAULT_PORTS
 from local_server._state import ServerState
 from tests.unit.manifests import (
+    MANIFESTS,
     OVERLAYS,
     ROOT,
     Object,
+    kubectls,
     of_kind,
     overlay,
     pod,
     pods,
     quantity,
+    render,
     settings,
 )
 
@@ -208,3 +212,25 @@ def test_probes_and_ingress_of_the_gateway() -> None:
     assert known.keys() >= NOT_PUBLIC
     limit = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
     assert limit == settings(objects)["DETSERVE_MAX_BODY_MB"] + "m"
+
+
+@pytest.mark.parametrize("kubectl", kubectls())
+def test_the_folder_in_the_documentation(kubectl: str, tmp_path: Path) -> None:
+    text = (ROOT / "docs/kubernetes.md").read_text()
+    (tmp_path / "detserve/deploy").mkdir(parents=True)
+    shutil.copytree(MANIFESTS, tmp_path / "detserve/deploy/kubernetes")
+    (tmp_path / "site").mkdir()
+    files = re.findall(r"```yaml\n# (site/\S+)\n(.*?)```", text, flags=re.DOTALL)
+    assert [name for name, _ in files] == ["site/kustomization.yaml", "site/host.yaml"]
+    for name, content in files:
+        (tmp_path / name).write_text(content)
+    objects = render(tmp_path / "site", kubectl)
+    for one in pods(objects):
+        for container in one.containers():
+            ours = container["image"].startswith("registry.example.com/detserve-")
+            assert ours or one.owner == "Deployment/redis"
+    assert settings(objects)["DETSERVE_CACHE_MB"] == "256"
+    assert settings(objects)["DETSERVE_HOST"] == "0.0.0.0"
+    (ingress,) = of_kind(objects, "Ingress")
+    assert ingress["spec"]["rules"][0]["host"] == "detect.example.org"
+    assert ingress["spec"]["tls"][0]["hosts"] == ["detect.example.org"]
