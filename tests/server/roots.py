@@ -93,22 +93,26 @@ class Root:
                 subprocess.run(self.command(words, {}, user="0:0"), check=True, timeout=120)
 
     def _mounting(self, *, writable: bool) -> list[str]:
-        root = self.folder
+        root = shlex.quote(str(self.folder))
         lines = [f"mount --bind {root} {root}"]
+        # First: this environment itself may be in a folder of /tmp.
+        for target, options in self.tmpfs:
+            lines.append(f"mount -t tmpfs -o {options} tmpfs {root}{target}")
+        lines.append(f"mount -t tmpfs -o mode=1777,size={self.shm_size} tmpfs {root}/dev/shm")
         bound = [(Path("/") / name, f"/{name}", False) for name in _SYSTEM]
         bound += [(Path(sys.base_prefix), sys.base_prefix, False), (_VENV, str(_VENV), False)]
         bound += [(Path("/dev") / name, f"/dev/{name}", True) for name in _DEVICES]
         for source, target, can_write in [*bound, *self.mounts]:
             if not source.exists() or source.is_symlink():
                 continue  # /lib is a link into /usr on most: made as one
-            place = root / target.lstrip("/")
-            _point(place, source)
-            lines.append(f"mount --bind {shlex.quote(str(source))} {shlex.quote(str(place))}")
+            place = f"{root}{shlex.quote(target)}"
+            is_folder = source.is_dir()
+            lines.append(f"mkdir -p {place if is_folder else place.rpartition('/')[0]}")
+            if not is_folder:
+                lines.append(f"touch {place}")
+            lines.append(f"mount --bind {shlex.quote(str(source))} {place}")
             if not can_write:
-                lines.append(f"mount -o remount,bind,ro {shlex.quote(str(place))}")
-        for target, options in self.tmpfs:
-            lines.append(f"mount -t tmpfs -o {options} tmpfs {root}{target}")
-        lines.append(f"mount -t tmpfs -o mode=1777,size={self.shm_size} tmpfs {root}/dev/shm")
+                lines.append(f"mount -o remount,bind,ro {place}")
         lines.append(f"mount --rbind /proc {root}/proc")
         if not writable:
             lines.append(f"mount -o remount,bind,ro {root}")
@@ -164,15 +168,6 @@ def add_triton(root: Root) -> None:
 
 def _expand(value: str, environment: Mapping[str, str]) -> str:
     return value.replace("$PATH", environment["PATH"])
-
-
-def _point(place: Path, source: Path) -> None:
-    """Make what a folder or file can be mounted on."""
-    if source.is_dir():
-        place.mkdir(parents=True, exist_ok=True)
-    else:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
 
 
 def _copy(source: Path, place: Path) -> None:
