@@ -267,3 +267,17 @@ def test_with_settings_leaves_what_is_set(tmp_path: Path) -> None:
         [str(ROOT / "deploy/with-settings")], capture_output=True, text=True, timeout=10
     )
     assert (nothing.returncode, "usage" in nothing.stderr) == (2, True)
+
+
+def test_the_page_speaks_of_what_there_is() -> None:
+    page = (ROOT / "docs/containers.md").read_text()
+    for path in re.findall(r"(?:deploy|tests|scripts)/[\w./-]+\w", page):
+        assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\(([\w.-]+\.md)", page):
+        assert (ROOT / "docs" / link).exists(), link
+    words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", page)) - {"COMPOSE_PROFILES"}
+    assert words <= set(settings())
+    for names in re.findall(r"^\| `([a-z, `-]+)`", page.partition("## Profiles")[2], re.M):
+        for name in names.partition(",")[0].split("`"):
+            profiles = {p for s in SERVICES.values() for p in s.get("profiles", [])}
+            assert name in profiles | {"grafana_admin_password", "api_keys", "tls_cert"}
