@@ -125,6 +125,18 @@ def test_every_alert_is_about_metrics_that_are_there(scene: Scene, name: str) ->
             assert scene.prometheus.wait_for(metric), metric
 
 
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "monitoring.md").read_text()
+DOCUMENTED = re.findall(r"`((?:gateway|nv|launcher)_\w+)`", DOCUMENT)
+
+
+@pytest.mark.parametrize("metric", sorted(set(DOCUMENTED)))
+def test_every_documented_metric_is_there(scene: Scene, metric: str) -> None:
+    if GPU.match(metric):
+        pytest.skip("no data without a GPU")
+    name = f"{metric}_count" if metric == "gateway_request_seconds" else metric
+    assert scene.prometheus.wait_for(name), name
+
+
 def test_prometheus_evaluates_every_rule(scene: Scene) -> None:
     assert scene.prometheus.wait_for("job:gateway_slow_ratio:rate5m")
     groups = scene.prometheus.get("rules")["groups"]
