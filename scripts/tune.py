@@ -1,9 +1,9 @@
 """Tune a served ensemble to this machine, by measuring it with encoded images.
 
 Tried are the instances of each step, the detector's threads, dynamic batching (delay, preferred
-and greatest batch) and, with a limit for p99, queue sizes: one after another, each value against
-what is in place, on two running servers by turns. A value is kept if it is better by more than the
-noise, twice. At the end the tuned ensemble is held against the one at the start.
+and greatest batch) and, with a limit for p99, the limits of queues: one after another, each value
+against what is in place, on two running servers by turns. A value is kept if it is better by more
+than the noise, twice. At the end the tuned ensemble is held against the one at the start.
 
 The output folder gets measurements.jsonl, report.md, report.json, report.png and model_repository/,
 the ensemble with tuned configurations. Nothing else is changed unless --apply is given. The same
@@ -114,9 +114,9 @@ def _defaults(plan: Plan, machine: Machine) -> Plan:
             changed[name] = 1
         elif what == "threads":
             changed[name] = "auto"
-        elif what == "batching_delay_us":
-            changed[name] = 0 if stage in machine.kept_batching else "off"
-        elif what == "preferred_batch_size":
+        elif what == "batching_delay_us" and stage not in machine.kept_batching:
+            changed[name] = "off"
+        elif what == "preferred_batch_size" and stage not in machine.kept_batching:
             changed[name] = ""
     return changed
 

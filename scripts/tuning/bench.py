@@ -28,6 +28,7 @@ __all__ = ["TritonBench", "agree"]
 _SERVERS = 2  # at a time: the plan in place, and a candidate
 _TIMEOUT_S = 60.0
 _WARM_UP_S = 0.5
+_REFUSALS = {"QueueFullError", "DeadlineExceededError"}  # by a full queue, or after its timeout
 # What a server of other settings may answer otherwise: threads and batches add in other orders.
 _SCORE_TOLERANCE, _BOX_TOLERANCE = 0.01, 1.0
 
@@ -97,7 +98,7 @@ class TritonBench:
             self._drop(plan, copy)
             raise TrialError(f"the server stopped answering: {error}") from error
         summary = outcome.summary()
-        if set(outcome.errors) - {"QueueFullError"}:
+        if set(outcome.errors) - _REFUSALS:
             self._drop(plan, copy)  # it may be damaged
         return Measurement(
             images_per_s=summary["images_per_s"],

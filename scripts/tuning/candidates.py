@@ -129,17 +129,22 @@ def _delays(stage: str, machine: Machine) -> list[int | str]:
 
 
 def _preferred(stage: str, machine: Machine, plan: Plan) -> list[int | str]:
-    delay = plan[f"{stage}.batching_delay_us"]
-    if delay in (OFF, 0):  # with no delay Triton does not wait for a size
+    """Sizes of batches: also with no delay Triton makes none greater than the greatest of them."""
+    if plan[f"{stage}.batching_delay_us"] == OFF:
         return []
     greatest = int(plan["ensemble.max_batch_size"])
     if stage == "detector" and machine.kind == "gpu":
         return ["", f"{max(1, greatest // 2)},{greatest}", str(max(1, greatest // 4))]
-    return ["", str(min(greatest, max(2, machine.cores)))]
+    sizes = {1, 4} if stage == "detector" else {1, min(greatest, 2 * machine.cores)}
+    return ["", *map(str, sorted(sizes))]
 
 
 def _max_batches(machine: Machine, plan: Plan) -> list[int | str]:
-    if all(plan[f"{stage}.batching_delay_us"] == OFF for stage in STAGES):
+    # It matters where batches of any size are made.
+    if not any(
+        plan[f"{stage}.batching_delay_us"] != OFF and plan[f"{stage}.preferred_batch_size"] == ""
+        for stage in STAGES
+    ):
         return []
     now = int(plan["ensemble.max_batch_size"])
     sizes = {8, 16, 32, 64} if machine.kind == "gpu" else {8, 16}
@@ -148,17 +153,24 @@ def _max_batches(machine: Machine, plan: Plan) -> list[int | str]:
     return [*sorted(size for size in sizes if size >= min(_LEAST_BATCH, now))]
 
 
-def queue_candidates(plan: Plan, stage: str, images_per_s: float, slo_ms: float) -> list[int | str]:
-    """Queue sizes to try for a stage: about as many requests as are served within the limit.
+def queue_candidates(name: str, plan: Plan, images_per_s: float, slo_ms: float) -> list[int | str]:
+    """Limits of a queue to try: about what is served, and what may pass, within the SLO's limit.
 
     Args:
+        name: Of the setting: a queue's size, or how long a request may wait in it.
         plan: The values of all settings.
-        stage: The stage; only one that batches has a queue that can be limited.
         images_per_s: What the ensemble reaches.
         slo_ms: Within which a request has to be answered, in milliseconds.
     """
-    if plan[f"{stage}.batching_delay_us"] == OFF:
+    stage, _, what = name.partition(".")
+    values: set[int] = set()
+    if plan.get(f"{stage}.batching_delay_us", OFF) == OFF:  # Triton has no queue to limit then
         return []
-    served = images_per_s * slo_ms / 1e3
-    sizes = {0, *(max(1, round(served * share)) for share in (0.5, 1, 2))}
-    return [size for size in sorted(sizes) if size != plan[f"{stage}.max_queue_size"]]
+    if what == "max_queue_size" and (stage != STAGES[0] or plan[name]):
+        # Not of the first step, unless it has one: Triton before 24.12 can crash when that refuses
+        # a request just as its deadline expires.
+        served = images_per_s * slo_ms / 1e3
+        values = {max(1, round(served * share)) for share in (0.25, 0.5, 1)}
+    elif what == "queue_timeout_us" and plan[name]:
+        values = {round(slo_ms * 1e3 * share) for share in (0.25, 0.5, 1)}
+    return [value for value in sorted(values) if value != plan[name]]

@@ -141,8 +141,8 @@ def _markdown(result: Result) -> str:
         "# Tuning", "", _about(result), "", f"**{_verdict(result)}**", "",
         "## What each step gave", "",
         "The ratio is the candidate's to what was in place, the median over rounds in which both"
-        " were measured by turns: of the throughput at the best load within the limits (of queue"
-        " sizes, of what is answered within the limit at twice what is reached). 'At load' is the"
+        " were measured by turns: of the throughput at the best load within the limits (of"
+        " queues, of what is answered within the limit at twice what is reached). 'At load' is the"
         " concurrency of the two.",
         "", *_table(_STEPS, _step_rows(result)), "",
     ]  # fmt: skip

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from tuning.candidates import Machine, candidates, queue_candidates
 from tuning.compare import Comparison, Options, best_load, better, compare, noise_of
 from tuning.measuring import Load, LoggedBench, Measurement, TrialError
-from tuning.settings import STAGES, Plan, show
+from tuning.settings import Plan, show
 
 __all__ = ["LEVELS", "Limits", "Search"]
 
 LEVELS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-_OVERLOAD = 2.0  # times what is reached: what queue sizes are judged under
+_OVERLOAD = 2.0  # times what is reached: what limits of queues are judged under
 _MORE = 1.02  # times the greatest throughput so far: less is no gain of a higher load
 
 Decision = Literal["kept", "not kept", "not confirmed", "failed"]
@@ -97,8 +97,8 @@ class Search:
         while self._pass():
             pass
         if self._options.p99_ms is not None:
-            for stage in STAGES:
-                self._try_queue_sizes(stage)
+            for name in self._start:
+                self._try_queue(name)
         return self._head_to_head()
 
     def _sweep(self) -> None:
@@ -141,11 +141,12 @@ class Search:
                 kept = self._try(name, value, self._loads()) or kept
         return kept
 
-    def _try_queue_sizes(self, stage: str) -> None:
-        name, limit = f"{stage}.max_queue_size", self._options.p99_ms
+    def _try_queue(self, name: str) -> None:
+        """Try limits of a queue at more requests than are served."""
+        limit = self._options.p99_ms
         if limit is None or not self._limits.takes(name) or self._reached <= 0:
             return
-        for value in queue_candidates(self.plan, stage, self._reached, limit):
+        for value in queue_candidates(name, self.plan, self._reached, limit):
             self._try(name, value, [Load("open", round(_OVERLOAD * self._reached, 1))])
 
     def _try(self, name: str, value: int | str, loads: list[Load]) -> bool:

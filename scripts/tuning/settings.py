@@ -58,10 +58,12 @@ def settings_of(backend: str) -> dict[str, Setting]:
     found = [_instances("detector")]
     if backend in _THREADS:
         found.append(_threads(_THREADS[backend]))
-    found += [_batching(stage) for stage in stages]
-    found += [_preferred(stage) for stage in stages]
+    for stage in stages:
+        found += [_batching(stage), _preferred(stage)]
     found += [_instances(stage) for stage in stages[1:]]
-    found += [_max_batch(), *(_queue_size(stage) for stage in STAGES)]
+    found.append(_max_batch())
+    for stage in STAGES:
+        found += [_queue_size(stage), _queue_timeout(stage)]
     return {setting.name: setting for setting in found}
 
 
@@ -171,3 +173,16 @@ def _queue_size(stage: str) -> Setting:
             batching.default_queue_policy.max_queue_size = int(value)
 
     return Setting(f"{stage}.max_queue_size", read, write)
+
+
+def _queue_timeout(stage: str) -> Setting:
+    def read(configs: Configs) -> int:
+        policy = configs[stage].dynamic_batching.default_queue_policy
+        return int(policy.default_timeout_microseconds)
+
+    def write(configs: Configs, value: int | str) -> None:
+        if configs[stage].HasField("dynamic_batching"):
+            policy = configs[stage].dynamic_batching.default_queue_policy
+            policy.default_timeout_microseconds = int(value)
+
+    return Setting(f"{stage}.queue_timeout_us", read, write)

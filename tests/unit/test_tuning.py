@@ -17,7 +17,7 @@ from tuning.measuring import Load, LoggedBench, Measurement, TrialError
 from tuning.report import print_report, write_report
 from tuning.result import Result
 from tuning.search import Limits, Search
-from tuning.settings import Plan, settings_of
+from tuning.settings import Plan, settings_of, show
 
 MACHINE = Machine(cores=4, kind="cpu", backend="onnxruntime")
 START: Plan = {
@@ -35,6 +35,9 @@ START: Plan = {
     "preprocess.max_queue_size": 0,
     "detector.max_queue_size": 0,
     "postprocess.max_queue_size": 0,
+    "preprocess.queue_timeout_us": 0,
+    "detector.queue_timeout_us": 0,
+    "postprocess.queue_timeout_us": 0,
 }
 
 
@@ -173,7 +176,9 @@ def test_an_slo_that_nothing_keeps_still_leads_to_shorter_latencies(tmp_path: Pa
 
 
 def test_the_queue_is_limited_to_what_is_answered_in_time(tmp_path: Path) -> None:
-    found = search(Synthetic(drift=0.0), tmp_path / "log", p99_ms=90, only=("preprocess.max_q",))
+    start: Plan = {**START, "preprocess.max_queue_size": 500}
+    bench, only = Synthetic(drift=0.0), ("preprocess.max_q",)
+    found = search(bench, tmp_path / "log", start, p99_ms=90, only=only)
     size = int(found.plan["preprocess.max_queue_size"])
     assert 0 < 1e3 * size / Synthetic().capacity(START) <= 90
     assert all(step["by"] == "open" for step in found.steps)
@@ -254,7 +259,7 @@ def test_the_report_tells_every_step(tmp_path: Path, capsys: pytest.CaptureFixtu
     markdown, data, plot = write_report(result, tmp_path / "report")
     text = markdown.read_text()
     for step in found.steps:
-        assert f"| {step['setting']} | {step['from']} | {step['to']} |" in text
+        assert f"| {step['setting']} | {show(step['from'])} | {show(step['to'])} |" in text
     assert "Changed: detector.instances 2 -> 4" in text
     assert json.loads(data.read_text())["final"]["tuned"] == found.plan
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -360,8 +365,24 @@ def test_openvino_is_not_batched() -> None:
     assert "detector.threads" not in settings_of("tensorrt")
 
 
-def test_queue_sizes_are_about_what_is_served_within_the_limit() -> None:
-    assert queue_candidates(START, "preprocess", 90, 100) == [4, 9, 18]
-    assert queue_candidates(START, "detector", 90, 100) == []  # it does not batch
-    plan: Plan = {**START, "preprocess.max_queue_size": 9}
-    assert queue_candidates(plan, "preprocess", 90, 100) == [0, 4, 18]
+def test_queues_are_limited_to_about_what_is_served_within_the_limit() -> None:
+    plan: Plan = {**START, "detector.batching_delay_us": 0, "preprocess.queue_timeout_us": 500_000}
+    assert queue_candidates("detector.max_queue_size", plan, 90, 400) == [9, 18, 36]
+    assert queue_candidates("detector.max_queue_size", START, 90, 400) == []  # it has no queue
+    waits = queue_candidates("preprocess.queue_timeout_us", plan, 90, 400)
+    assert waits == [100_000, 200_000, 400_000]
+    assert queue_candidates("detector.queue_timeout_us", plan, 90, 400) == []  # requests may wait
+    # A first step that refuses by its queue's size can crash a Triton: only where it does so now.
+    assert queue_candidates("preprocess.max_queue_size", plan, 90, 400) == []
+    plan["preprocess.max_queue_size"] = 9
+    assert queue_candidates("preprocess.max_queue_size", plan, 90, 400) == [18, 36]
+
+
+def test_preferred_sizes_are_tried_where_requests_are_batched() -> None:
+    plan: Plan = {**START, "detector.batching_delay_us": 0, "detector.preferred_batch_size": "1"}
+    assert candidates("detector.preferred_batch_size", MACHINE, plan) == ["", "4"]
+    assert candidates("detector.preferred_batch_size", MACHINE, START) == []
+    assert candidates("preprocess.preferred_batch_size", MACHINE, START) == ["1", "8"]
+    assert candidates("ensemble.max_batch_size", MACHINE, START) == [8]
+    plan["preprocess.preferred_batch_size"] = "4"  # no batch is greater
+    assert candidates("ensemble.max_batch_size", MACHINE, plan) == []
