@@ -122,7 +122,8 @@ def test_settings_are_used_and_are_all_there() -> None:
 
 def test_defaults_of_the_settings_are_those_of_the_programs() -> None:
     ours = {name: value for name, value in settings().items() if name.startswith("DETSERVE_")}
-    assert parse_settings([], ours) == parse_settings([], {})
+    fewer = {"DETSERVE_MAX_READING": ours["DETSERVE_MAX_READING"]}  # for less memory
+    assert parse_settings([], ours) == parse_settings([], fewer)
     assert (ROOT / ".env").readlink() == Path("deploy/settings.env")  # which compose reads
 
 
@@ -277,7 +278,5 @@ def test_the_page_speaks_of_what_there_is() -> None:
         assert (ROOT / "docs" / link).exists(), link
     words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", page)) - {"COMPOSE_PROFILES"}
     assert words <= set(settings())
-    for names in re.findall(r"^\| `([a-z, `-]+)`", page.partition("## Profiles")[2], re.M):
-        for name in names.partition(",")[0].split("`"):
-            profiles = {p for s in SERVICES.values() for p in s.get("profiles", [])}
-            assert name in profiles | {"grafana_admin_password", "api_keys", "tls_cert"}
+    for profile in {p for service in SERVICES.values() for p in service.get("profiles", [])}:
+        assert f"`{profile}`" in page or profile == "tools"  # whose services are run by name
