@@ -19,6 +19,7 @@ from typing import Self
 import psutil
 
 from peers.errors import ComparisonError
+from peers.service import FOLDER_VARIABLE
 from peers.settings import Setting
 
 __all__ = ["PeerProcess", "free_port"]
@@ -124,14 +125,15 @@ class PeerProcess:
                 stdin=subprocess.PIPE,  # that it closes ends the service, see `end_with_parent`
                 stdout=output,
                 stderr=output,
-                # A group in this session: should this process be killed while they are stopped,
-                # the system ends them (SIGHUP, as of every group that loses its last parent).
+                # A group in this session: should this process be killed while the group is stopped,
+                # the system lets it go on, as every group that loses its parent, and so end.
                 process_group=0,
                 cwd=log.parent,
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(map(str, paths)),
                     "TMPDIR": str(log.parent),
+                    FOLDER_VARIABLE: str(log.parent),
                 },
             )
         self._wait_until_healthy(log)

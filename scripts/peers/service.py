@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import threading
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from detserve.imaging import Geometry, PreprocessSettings, preprocess
 from detserve.nms import SelectionSettings, select_detections
 from detserve.repository import DetectorRepository
 
-__all__ = ["Parts", "as_json", "end_with_parent", "service_arguments"]
+__all__ = ["FOLDER_VARIABLE", "Parts", "as_json", "end_with_parent", "service_arguments"]
+
+FOLDER_VARIABLE = "DETSERVE_PEER_FOLDER"  # what a service is to remove when it is left alone
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,19 @@ def service_arguments(description: str | None) -> argparse.ArgumentParser:
 def end_with_parent() -> None:
     """End this process and its children when the one that started it closes its standard input.
 
-    The system closes it also when that process is killed. Only for the leader of a process group.
+    The system closes it also when that process is killed. The folder that it has made for their
+    temporary files is removed before. Only for the leader of a process group.
     """
+    # What the system sends a stopped group when its parent is gone, before it lets it go on: so
+    # that the thread below has its turn.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def watch() -> None:
         # Not through sys.stdin: a process forked meanwhile would find its lock taken for ever.
         while os.read(0, 1):
             pass
+        if folder := os.environ.get(FOLDER_VARIABLE):
+            shutil.rmtree(folder, ignore_errors=True)
         os.killpg(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -185,6 +185,7 @@ def test_a_peer_ends_with_the_process_that_started_it(
         process.kill()
         process.communicate()
         family.assert_gone()
+        assert folders_of(process, tmp_path) == []
 
 
 def test_peers_answer_as_the_ensemble_and_refuse_a_bad_image(
