@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from monitoring.config import local_config
-from monitoring.programs import NODE_EXPORTERS, MonitoringError, find, running
+from monitoring.programs import NODE_EXPORTERS, MonitoringError, answers, find, running
 
 _TICK = 0.5  # seconds between looks at the programs
 
@@ -59,7 +59,8 @@ def _run(options: argparse.Namespace, config: str, ending: threading.Event) -> N
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="detserve-monitor-")))
         (folder / "prometheus.yml").write_text(config)
         processes: dict[str, subprocess.Popen[bytes]] = {}
-        if not options.host and "host" not in options.without:
+        url = f"http://{options.exporter}/metrics"  # Debian starts one by itself
+        if not options.host and "host" not in options.without and not answers(url):
             exporter = find(*NODE_EXPORTERS)
             if exporter is None:
                 raise MonitoringError(
@@ -67,7 +68,6 @@ def _run(options: argparse.Namespace, config: str, ending: threading.Event) -> N
                     " name one that runs with --host, or leave it out with --without host"
                 )
             command = [exporter, f"--web.listen-address={options.exporter}"]
-            url = f"http://{options.exporter}/"
             processes["the node exporter"] = stack.enter_context(running(command, url))
         command = [
             prometheus,
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--triton", "127.0.0.1:8002", "metrics of Triton"),
         ("--launcher", "127.0.0.1:8003", "health endpoints of launchers"),
         ("--gateway", "127.0.0.1:8080", "gateways"),
-        ("--host", None, "node exporters that run already (default: one is started)"),
+        ("--host", None, "node exporters (default: the one of --exporter)"),
     ):
         parser.add_argument(
             option,
@@ -103,7 +103,10 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{meaning} (default: {default})" if default else meaning,
         )
     parser.add_argument(
-        "--exporter", default="127.0.0.1:9100", help="where to start it", metavar="HOST:PORT"
+        "--exporter",
+        default="127.0.0.1:9100",
+        help="where it is, or is started",
+        metavar="HOST:PORT",
     )
     parser.add_argument(
         "--without", choices=("gateway", "launcher", "host"), nargs="+", default=[],

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["NODE_EXPORTERS", "MonitoringError", "find", "running"]
+__all__ = ["NODE_EXPORTERS", "MonitoringError", "answers", "find", "running"]
 
 NODE_EXPORTERS = ("prometheus-node-exporter", "node_exporter")  # Debian's name, and its own
 _PATIENCE = 20.0  # seconds that a program may take to answer
@@ -37,6 +37,10 @@ def running(command: Sequence[str], ready_url: str) -> Iterator[subprocess.Popen
     Raises:
         MonitoringError: It has ended before, or does not answer.
     """
+    if answers(ready_url):
+        raise MonitoringError(
+            f"{Path(command[0]).name} cannot run: something answers at {ready_url} already"
+        )
     with tempfile.TemporaryFile() as output:
         # A session of its own: Ctrl-C reaches us, and we end it.
         process = subprocess.Popen(
@@ -44,7 +48,7 @@ def running(command: Sequence[str], ready_url: str) -> Iterator[subprocess.Popen
         )
         try:
             deadline = time.monotonic() + _PATIENCE
-            while not _answers(ready_url):
+            while not answers(ready_url):
                 if process.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)
                     said = output.read().decode(errors="replace").strip().splitlines()[-3:]
@@ -62,7 +66,8 @@ def running(command: Sequence[str], ready_url: str) -> Iterator[subprocess.Popen
                 process.wait()
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether something answers there, and well."""
     try:
         with urllib.request.urlopen(url, timeout=2):
             return True

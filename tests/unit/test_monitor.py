@@ -13,6 +13,7 @@ import yaml
 import monitor
 from monitoring.config import DEPLOYED, local_config
 from monitoring.programs import MonitoringError, find, running
+from tests.unit.test_status import endpoints
 
 TARGETS = {
     "triton": ["a:1", "b:1"],
@@ -71,6 +72,15 @@ def test_a_program_that_does_not_run_is_told_with_what_it_says() -> None:
     with pytest.raises(MonitoringError, match="does not run: no such flag"):  # noqa: SIM117
         with running(command, "http://127.0.0.1:1/"):
             pytest.fail("it ran")
+
+
+def test_a_server_in_its_place_is_told() -> None:
+    """Debian runs a Prometheus on the same port by itself."""
+    with endpoints({"/-/ready": "ready"}) as address:
+        url = f"http://{address}/-/ready"
+        with pytest.raises(MonitoringError, match="something answers at"):  # noqa: SIM117
+            with running([sys.executable, "-c", ""], url):
+                pytest.fail("it ran")
 
 
 def test_a_port_that_is_taken_is_told() -> None:
