@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verbose=options.verbose,
         check_interval=options.check_interval,
         allow_model_control=options.allow_model_control,
+        allow_shared_memory=options.allow_shared_memory,
         startup_timeout=options.startup_timeout,
         drain_timeout=options.drain_timeout,
         extra_arguments=options.triton,

@@ -119,6 +119,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "startup_timeout": 120.0,
     "drain_timeout": 10.0,
     "allow_model_control": False,
+    "allow_shared_memory": False,
     _TRITON: [],
 }
 
@@ -162,6 +163,11 @@ def _parser() -> tuple[argparse.ArgumentParser, list[argparse.Action]]:
     option("startup-timeout", "longest time for the start", **seconds)
     option("drain-timeout", "longest time for requests in flight at the end", **seconds)
     option("allow-model-control", "let clients load and unload models", action=switch)
+    option(
+        "allow-shared-memory",
+        "let clients of this machine hand images over in shared memory",
+        action=switch,
+    )
     actions.append(
         parser.add_argument(
             _TRITON,

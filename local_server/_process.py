@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from local_server._errors import PortRaceError, ServerError
@@ -16,6 +16,10 @@ from local_server._http import Connection
 from local_server._log import Log, failure
 from local_server._ports import Ports
 from local_server._triton import Triton
+
+# Triton's endpoints that are no business of a client's: they load and unload models, map shared
+# memory of the machine, and set what is traced and logged, and into which file.
+CLOSED = ("model-repository", "shared-memory", "trace", "logging")
 
 
 class TritonProcess:
@@ -135,7 +139,8 @@ def server_arguments(
     ports: Ports,
     prefix: str,
     cache_mb: float,
-    secret: str | None,
+    secret: str,
+    open_to_clients: Mapping[str, bool],
     drain_timeout: float,
     models: Sequence[str] | None = None,
 ) -> list[str]:
@@ -149,7 +154,8 @@ def server_arguments(
         ports: Ports of the endpoints.
         prefix: Prefix of the shared memory segments.
         cache_mb: Size of the response cache, in MiB; 0 for none.
-        secret: Needed by who loads and unloads models; None leaves that open to every client.
+        secret: Needed for the endpoints that are closed to clients: those of `CLOSED`.
+        open_to_clients: Which of them are open nevertheless.
         drain_timeout: How long requests in flight may take at the end, in seconds.
         models: The models to load at the start; None for all.
     """
@@ -174,9 +180,9 @@ def server_arguments(
         arguments.append(f"--cache-directory={caches}")
     if cache_mb > 0:
         arguments.append(f"--cache-config=local,size={int(cache_mb * 2**20)}")
-    if secret is not None:
-        arguments += [
-            f"--http-restricted-api=model-repository:{Connection.SECRET_HEADER}={secret}",
-            f"--grpc-restricted-protocol=model-repository:{Connection.SECRET_HEADER}={secret}",
-        ]
+    closed = ",".join(name for name in CLOSED if not open_to_clients.get(name))
+    arguments += [
+        f"--http-restricted-api={closed}:{Connection.SECRET_HEADER}={secret}",
+        f"--grpc-restricted-protocol={closed}:{Connection.SECRET_HEADER}={secret}",
+    ]
     return arguments

@@ -33,6 +33,7 @@ class Settings:
     cache_mb: float
     check_interval: float
     allow_model_control: bool
+    allow_shared_memory: bool
     startup_timeout: float
     drain_timeout: float
     extra_arguments: Sequence[str]
@@ -58,7 +59,7 @@ class Run:
         self._triton = find_triton()
         if not settings.model_repository.is_dir():
             raise ServerError(f"there is no model repository {settings.model_repository}")
-        self._secret = None if settings.allow_model_control else secrets.token_hex(16)
+        self._secret = secrets.token_hex(16)
         self.process: TritonProcess | None = None
         self.probes: dict[str, Probe] = {}
         self._seen: object = None  # what the probes were made from
@@ -98,6 +99,10 @@ class Run:
                 prefix=prefix,
                 cache_mb=settings.cache_mb,
                 secret=self._secret,
+                open_to_clients={
+                    "model-repository": settings.allow_model_control,
+                    "shared-memory": settings.allow_shared_memory,
+                },
                 drain_timeout=settings.drain_timeout,
                 models=self._models_to_load(),
             )
@@ -146,7 +151,7 @@ class Run:
             grpc_port=ports.grpc,
             model_repository=str(self.settings.model_repository),
             header=Connection.SECRET_HEADER,
-            secret=self._secret,
+            secret=None if self.settings.allow_model_control else self._secret,
         )
         write_control(self.leftovers.folder, control)
 

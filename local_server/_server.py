@@ -42,6 +42,8 @@ class TritonServer:
         supervise: Whether to watch and heal the server.
         check_interval: How often each model is asked, in seconds.
         allow_model_control: Let every client load and unload models.
+        allow_shared_memory: Let every client register shared memory for Triton to read: any
+            segment of this machine that Triton's user may open.
         startup_timeout: How long the start may take, in seconds.
         drain_timeout: How long requests in flight may take at the end, in seconds.
         extra_arguments: Further arguments of `tritonserver`.
@@ -63,6 +65,7 @@ class TritonServer:
         supervise: bool = True,
         check_interval: float = 1.0,
         allow_model_control: bool = False,
+        allow_shared_memory: bool = False,
         startup_timeout: float = 120.0,
         drain_timeout: float = 10.0,
         extra_arguments: Sequence[str] = (),
@@ -73,6 +76,7 @@ class TritonServer:
             cache_mb=cache_mb,
             check_interval=check_interval,
             allow_model_control=allow_model_control,
+            allow_shared_memory=allow_shared_memory,
             startup_timeout=startup_timeout,
             drain_timeout=drain_timeout,
             extra_arguments=tuple(extra_arguments),

@@ -72,7 +72,7 @@ def main() -> None:
     pictures = images()
     steps = len(pictures) * (options.requests + 3)
     with (
-        TritonServer(options.model_repository) as server,
+        TritonServer(options.model_repository, allow_shared_memory=True) as server,
         tqdm(total=steps, desc="benchmark", leave=False, disable=None) as progress,
     ):
         rows = {

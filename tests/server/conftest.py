@@ -33,7 +33,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[TritonServer]:
     """A server without a response cache; tests leave it as they found it."""
-    with on_any_ports(repository) as running:
+    with on_any_ports(repository, allow_shared_memory=True) as running:
         yield running
 
 

@@ -134,7 +134,7 @@ def test_cancelled_requests_do_no_harm(server: TritonServer, expected: list[Dete
 
 def test_a_server_that_is_started_anew(repository: Path, expected: list[Detections]) -> None:
     with (
-        on_any_ports(repository) as server,
+        on_any_ports(repository, allow_shared_memory=True) as server,
         DetectionClient(server.grpc_url, shared_memory=True, retries=20) as client,
     ):
         assert_same(client.detect(ARRAYS[0]), expected[0])
@@ -144,9 +144,8 @@ def test_a_server_that_is_started_anew(repository: Path, expected: list[Detectio
 
 
 def test_a_server_that_forbids_it(repository: Path) -> None:
-    restricted = ["--grpc-restricted-protocol=shared-memory:secret=word"]
     with (
-        on_any_ports(repository, extra_arguments=restricted) as server,
+        on_any_ports(repository) as server,
         DetectionClient(server.grpc_url, shared_memory=True) as client,
         pytest.raises(AccessDeniedError, match="restricted"),
     ):

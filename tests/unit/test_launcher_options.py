@@ -90,6 +90,6 @@ def test_every_variable_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         parse_options(["--help"], {})
     shown = capsys.readouterr().out
-    assert len(variables()) == 14
+    assert len(variables()) == 15
     for name in variables():
         assert f"[{name}]" in shown
