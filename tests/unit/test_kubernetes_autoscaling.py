@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.manifests import MANIFESTS, Object, of_kind, overlay, quantity
+from tests.unit.manifests import MANIFESTS, Object, find, of_kind, overlay, pod, quantity, settings
 
 VALUES = MANIFESTS / "overlays/autoscaling/adapter-values.yaml"
 POD = 'namespace="detserve",pod="{pod}",job="triton",instance="{pod}:8002"'
@@ -78,11 +78,11 @@ def test_queries(tmp_path: Path) -> None:
     # Every 10 s, a does 100 requests that waited 5, 30 and 1 ms in the steps; b waits nowhere.
     waits_us = {"preprocess": 500_000, "detector": 3_000_000, "postprocess": 100_000}
     series = []
-    for pod, active in (("a", 1), ("b", 1), ("idle", 0)):
+    for name, active in (("a", 1), ("b", 1), ("idle", 0)):
         for step in STEPS:
-            labels = f'model="{step}",version="1",' + POD.format(pod=pod)
-            wait = waits_us[step] if pod == "a" else 0
-            pending = "0 0 7 0x20" if (pod, step) == ("a", "detector") else "0x23"
+            labels = f'model="{step}",version="1",' + POD.format(pod=name)
+            wait = waits_us[step] if name == "a" else 0
+            pending = "0 0 7 0x20" if (name, step) == ("a", "detector") else "0x23"
             series += [
                 {
                     "series": f"nv_inference_request_success{{{labels}}}",
@@ -129,18 +129,34 @@ def test_queries(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_targets_are_below_what_the_queues_take() -> None:
-    """A queue that is full refuses requests before it ever shows the autoscaler's target."""
+def pending_target() -> float:
+    """How many requests may wait in a pod, on average."""
     (autoscaler,) = of_kind(overlay("autoscaling"), "HorizontalPodAutoscaler")
     (target,) = [
         quantity(one["pods"]["target"]["averageValue"])
         for one in autoscaler["spec"]["metrics"]
         if one["pods"]["metric"]["name"] == "detserve_pending_requests"
     ]
+    return target
+
+
+def test_the_gateways_let_through_what_the_autoscaler_waits_for() -> None:
+    """Else they refuse requests while every queue is short, and nothing is ever scaled."""
+    objects = overlay("autoscaling")
+    (autoscaler,) = of_kind(objects, "HorizontalPodAutoscaler")
+    gateways = find(objects, "Deployment", "gateway")["spec"]["replicas"]
+    in_flight = gateways * int(settings(objects)["DETSERVE_MAX_IN_FLIGHT"])
+    (triton,) = pod(objects, "triton").spec["containers"]
+    computing = quantity(triton["resources"]["limits"]["cpu"])
+    assert in_flight >= autoscaler["spec"]["maxReplicas"] * (pending_target() + computing)
+
+
+def test_targets_are_below_what_the_queues_take() -> None:
+    """A queue that is full refuses requests before it ever shows the autoscaler's target."""
     repository = MANIFESTS.parents[1] / "model_repository"
     configs = [path.read_text() for path in repository.glob("*/config.pbtxt")]
     limits = [
         int(limit) for text in configs for limit in re.findall(r"max_queue_size: (\d+)", text)
     ]
     assert len(configs) == 4
-    assert target < min([*limits, 16]), limits
+    assert pending_target() < min([*limits, 16]), limits
