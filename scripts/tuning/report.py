@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ __all__ = ["print_report", "write_report"]
 
 Columns = tuple[str, ...]
 
+_WIDTH = 120  # of tables in a file
 _NOISY = 0.1  # a margin that hides most of what settings give
+_BUSY = 0.1  # of the cores, used by others
 _STEPS: Columns = ("setting", "from", "to", "ratio", "range", "rounds", "at load", "decision")
 _CURVE: Columns = (
     "concurrency",
@@ -43,7 +46,7 @@ def write_report(result: Result, folder: Path) -> tuple[Path, Path, Path]:
 
 def print_report(result: Result) -> None:
     """Print the report to the terminal."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(f"\n{_about(result)}", highlight=False)
     tables: list[tuple[str, Columns, list[list[str]]]] = [
         ("What each step gave", _STEPS, _step_rows(result))
@@ -53,7 +56,7 @@ def print_report(result: Result) -> None:
     for title, columns, rows in tables:
         table = Table(title=title)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left", no_wrap=not number)
+            table.add_column(column, justify="right" if number else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -68,8 +71,14 @@ def _about(result: Result) -> str:
         f"{header['cores']} cores of {header['processor']}; {header['backend']} on the"
         f" {header['kind'].upper()}; {header['photos']} photos. Asked for: {goal}."
         f" {result.measurements} measurements of {header['options']['seconds']:g} s and the starts"
-        f" of servers took {result.spent_s / 60:.1f} minutes."
+        f" of servers took {result.spent_s / 60:.1f} minutes; other processes used"
+        f" {result.cores_used_by_others:.2f} cores meanwhile."
     )
+    if result.cores_used_by_others > _BUSY * header["cores"]:
+        text += (
+            " That is much: what takes a greater share from them, as more threads do, looks faster"
+            " than it is. Repeat it on a quiet machine."
+        )
     if result.noise:
         ratios = result.noise["ratios"]
         text += (
@@ -77,7 +86,7 @@ def _about(result: Result) -> str:
             f" candidate had to be better by {result.noise['margin']:.1%}."
         )
         if result.noise["margin"] > _NOISY:
-            text += " That is much: a quieter machine, more --rounds or --seconds show more."
+            text += " More --rounds or longer --seconds show smaller gains."
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ class Result:
         diff: What the end changes in the configurations.
         measurements: How many there were.
         spent_s: What they took, with the starts of servers.
+        cores_used_by_others: Cores that processes of no part in it used meanwhile, on average.
     """
 
     header: dict[str, Any]
@@ -32,6 +34,7 @@ class Result:
     diff: str
     measurements: int
     spent_s: float
+    cores_used_by_others: float
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, Any]]) -> Result:
@@ -42,6 +45,7 @@ class Result:
             return dict(found[-1]) if found else {}
 
         measured = [record["value"] for record in records if record["kind"] == "measure"]
+        others = [(one.get("details") or {}).get("cores_used_by_others", 0.0) for one in measured]
         return cls(
             header=last("header"),
             noise=last("noise"),
@@ -50,6 +54,7 @@ class Result:
             diff=last("diff").get("text", ""),
             measurements=len(measured),
             spent_s=sum(one["took_s"] for one in measured),
+            cores_used_by_others=statistics.fmean(others) if others else 0.0,
         )
 
     @property
