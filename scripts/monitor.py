@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace, config: str, ending: threading.Event) -> N
     if prometheus is None:
         raise MonitoringError(
             "there is no prometheus on PATH: apt-get install prometheus,"
-            " or start it with docker compose --profile monitoring up"
+            " or start it with COMPOSE_PROFILES=cpu,monitoring docker compose up"
         )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="detserve-monitor-")))
