@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from local_server._errors import ServerError
+from local_server._first_process import FORWARDED, stay_behind
 from local_server._options import parse_options
 from local_server._server import TritonServer
 
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     options = parse_options(arguments)
+    if (status := stay_behind()) is not None:
+        return status
     server = TritonServer(
         options.model_repository,
         host=options.host,
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ending.set()
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in FORWARDED:
         signal.signal(number, end)
     try:
         _say(f"Starting Triton on {options.model_repository} ...")

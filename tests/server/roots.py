@@ -60,13 +60,19 @@ class Root:
     shm_size: str = "64m"
 
     def command(
-        self, arguments: Iterable[str], variables: Mapping[str, str], *, user: str | None = None
+        self,
+        arguments: Iterable[str],
+        variables: Mapping[str, str],
+        *,
+        user: str | None = None,
+        first: bool = False,
     ) -> list[str]:
         """The command line that runs a command in it.
 
         Args:
             arguments: The command.
             variables: Those of the compose file, and such.
+            first: Whether it is the first of processes of its own; `unshare` is its parent then.
             user: Another user than the image's, as uid:gid; "0:0" with a root that can be written.
         """
         number, _, group = (user or self.image.user).partition(":")
@@ -80,8 +86,12 @@ class Root:
         privileges = [f"--reuid={number}", f"--regid={group}", "--clear-groups"]
         privileges += ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
         run = ["chroot", str(self.folder), "setpriv", *privileges, *inside, *arguments]
-        script = [*self._mounting(writable=user == "0:0"), f"exec {shlex.join(run)}"]
-        return ["unshare", "--mount", "--propagation=private", "sh", "-ec", "\n".join(script)]
+        proc = "mount -t proc proc" if first else "mount --rbind /proc"
+        script = [*self._mounting(proc, writable=user == "0:0"), f"exec {shlex.join(run)}"]
+        unshare = ["unshare", "--mount", "--propagation=private"]
+        if first:
+            unshare += ["--pid", "--fork", "--kill-child"]
+        return [*unshare, "sh", "-ec", "\n".join(script)]
 
     def build(self) -> None:
         """Run the image's RUN instructions, but for those that install packages or add users."""
@@ -92,7 +102,7 @@ class Root:
                 words = json.loads(line) if line.startswith("[") else ["/bin/sh", "-c", line]
                 subprocess.run(self.command(words, {}, user="0:0"), check=True, timeout=120)
 
-    def _mounting(self, *, writable: bool) -> list[str]:
+    def _mounting(self, proc: str, *, writable: bool) -> list[str]:
         root = shlex.quote(str(self.folder))
         lines = [f"mount --bind {root} {root}"]
         # First: this environment itself may be in a folder of /tmp.
@@ -113,7 +123,7 @@ class Root:
             lines.append(f"mount --bind {shlex.quote(str(source))} {place}")
             if not can_write:
                 lines.append(f"mount -o remount,bind,ro {place}")
-        lines.append(f"mount --rbind /proc {root}/proc")
+        lines.append(f"{proc} {root}/proc")
         if not writable:
             lines.append(f"mount -o remount,bind,ro {root}")
         return lines

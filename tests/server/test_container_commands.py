@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,32 +57,34 @@ class Service:
         self.root.tmpfs = [tuple(entry.split(":", 1)) for entry in self.definition["tmpfs"]]
         self.root.shm_size = self.definition.get("shm_size", "64m")
 
-    def command(self, **variables: str) -> list[str]:
-        """What it runs."""
+    def command(self, variables: Mapping[str, str], *, first: bool = False) -> list[str]:
+        """What it runs; as the first of processes of its own, if it is to be."""
         entrypoint = self.definition.get("entrypoint", self.image.entrypoint)
         command = self.definition.get("command", self.image.command)
         return self.root.command(
-            [*entrypoint, *command], self.definition["environment"] | variables
+            [*entrypoint, *command], self.definition["environment"] | dict(variables), first=first
         )
 
-    def check(self, **variables: str) -> subprocess.CompletedProcess[str]:
+    def check(self, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         """Run its health check."""
         command = self.root.command(
-            self.image.healthcheck, self.definition["environment"] | variables
+            self.image.healthcheck, self.definition["environment"] | dict(variables)
         )
         return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
 @contextmanager
-def running(service: Service, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    service: Service, log: Path, variables: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """A service that runs and is healthy; it ends in order at its stop signal."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            service.command(**variables), stdout=output, stderr=subprocess.STDOUT
+            service.command(variables), stdout=output, stderr=subprocess.STDOUT
         )
         try:
             deadline = time.monotonic() + 120
-            while (checked := service.check(**variables)).returncode:
+            while (checked := service.check(variables)).returncode:
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, checked.stdout + log.read_text()
                 time.sleep(0.2)
@@ -110,9 +114,9 @@ def release(volumes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     """The release that the service `model` has built with the tools image."""
     model = Service("model", tmp_path_factory.mktemp("model"), volumes)
     model.root.build()
-    done = subprocess.run(model.command(), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(model.command({}), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
-    again = subprocess.run(model.command(), capture_output=True, text=True, timeout=60)
+    again = subprocess.run(model.command({}), capture_output=True, text=True, timeout=60)
     assert "stays as it is" in again.stdout
     return volumes["models"] / settings()["MODEL_RELEASE"]
 
@@ -130,16 +134,16 @@ def triton(
         f"DETSERVE_{name}_PORT": str(port) for name, port in zip(PORTS, free_ports(4), strict=True)
     }
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    with running(service, log, **variables) as process:
+    with running(service, log, variables) as process:
         yield service, variables
     assert "Stopped." in log.read_text()
-    assert service.check(**variables).returncode == 1
+    assert service.check(variables).returncode == 1
     wait_until_clean(process.pid)
 
 
 def test_triton_serves_confined(triton: tuple[Service, dict[str, str]]) -> None:
     service, variables = triton
-    assert service.check(**variables).stdout.startswith("200 ")
+    assert service.check(variables).stdout.startswith("200 ")
     with DetectionClient(f"grpc://127.0.0.1:{variables['DETSERVE_GRPC_PORT']}") as client:
         assert "cat" in {found.label for found in client.detect(jpeg("chelsea"))}
     processes = confined(int(variables["DETSERVE_GRPC_PORT"]))
@@ -182,8 +186,8 @@ def test_the_gateway_serves_confined(
         "DETSERVE_GATEWAY_PORT": str(port),
         "DETSERVE_API_KEYS": keys,
     }
-    with running(service, tmp_path / "log", **variables):
-        health = service.check(**variables).stdout
+    with running(service, tmp_path / "log", variables):
+        health = service.check(variables).stdout
         assert health.startswith("200 ")
         assert json.loads(health[4:])["status"]
         url = f"http://127.0.0.1:{port}"
@@ -193,6 +197,58 @@ def test_the_gateway_serves_confined(
         body["headers"] = {"Content-Type": "image/jpeg", "X-API-Key": "test"}
         answer = httpx.post(f"{url}/detect", **body)  # type: ignore[arg-type]
         assert "cat" in {found["label"] for found in answer.json()["detections"]}
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started and has not waited for."""
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except FileNotFoundError:
+        return []
+
+
+def test_the_first_process_of_a_container_leaves_no_zombies(
+    release: Path, volumes: dict[str, Path], tmp_path: Path
+) -> None:
+    assert release.is_dir()
+    service = Service("triton", make(tmp_path / "root"), volumes)
+    add_triton(service.root)
+    service.root.build()
+    variables = {
+        f"DETSERVE_{name}_PORT": str(port) for name, port in zip(PORTS, free_ports(4), strict=True)
+    }
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(service.command(variables, first=True), stdout=log)
+
+    def wait_for(happened: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not happened():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+
+    def healthy() -> bool:
+        return service.check(variables).returncode == 0
+
+    try:
+        wait_for(healthy)
+        (first,) = children(process.pid)
+        (launcher,) = children(first)
+        (triton,) = [pid for pid in children(launcher) if len(children(pid)) > 1]
+        models = children(triton)
+        assert len(models) == 6
+        os.kill(triton, signal.SIGKILL)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in [triton, *models]))
+        wait_for(healthy)
+        assert children(first) == [launcher]
+        os.kill(first, signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert "Stopped." in (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def make(folder: Path) -> Path:
@@ -209,11 +265,11 @@ def test_the_gateway_is_unhealthy_without_a_server(tmp_path: Path) -> None:
         "DETSERVE_GATEWAY_PORT": str(port),
     }
     process = subprocess.Popen(
-        service.command(**variables), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        service.command(variables), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         deadline = time.monotonic() + 30
-        while not (checked := service.check(**variables)).stdout.startswith("503 "):
+        while not (checked := service.check(variables)).stdout.startswith("503 "):
             assert checked.returncode == 1
             assert process.poll() is None
             assert time.monotonic() < deadline, checked.stdout
@@ -226,6 +282,6 @@ def test_the_gateway_is_unhealthy_without_a_server(tmp_path: Path) -> None:
 def test_a_wrong_setting_ends_the_container(volumes: dict[str, Path], tmp_path: Path) -> None:
     service = Service("triton", tmp_path, volumes, DETSERVE_CACHE_MB="plenty")
     add_triton(service.root)
-    done = subprocess.run(service.command(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(service.command({}), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "variable DETSERVE_CACHE_MB: a number from 0 up is wanted" in done.stderr
