@@ -44,7 +44,7 @@ PROMETHEUS = Peer("monitoring", {"app.kubernetes.io/name": "prometheus"})
 GRAFANA = Peer("monitoring", {"app.kubernetes.io/name": "grafana"})
 IMPOSTOR = Peer("default", {"app.kubernetes.io/name": "gateway"})  # right label, wrong namespace
 FALSE_PROMETHEUS = Peer("default", {"app.kubernetes.io/name": "prometheus"})
-INGRESS = Peer("ingress-nginx", {"app.kubernetes.io/name": "ingress-nginx"})
+INGRESS = Peer("traefik", {"app.kubernetes.io/name": "traefik"})
 DNS = Peer("kube-system", {"k8s-app": "kube-dns"})
 REGISTRY = Peer(address="203.0.113.7")
 METADATA = Peer(address="169.254.169.254")

@@ -210,8 +210,6 @@ def test_probes_and_ingress_of_the_gateway() -> None:
     kinds = {path: "Prefix" if kind == "Mount" else "Exact" for path, kind in known.items()}
     assert public == {path: kind for path, kind in kinds.items() if path not in NOT_PUBLIC}
     assert known.keys() >= NOT_PUBLIC
-    limit = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
-    assert limit == settings(objects)["DETSERVE_MAX_BODY_MB"] + "m"
 
 
 @pytest.mark.parametrize("kubectl", kubectls())
