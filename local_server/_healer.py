@@ -2,7 +2,9 @@
 
 A model is brought back by loading it with a configuration that differs in nothing that matters:
 Triton then starts the new instances before it retires the old ones, so that requests go on being
-answered. Where that fails again and again, or Triton has died, Triton is started again.
+answered. Where that fails again and again, or Triton has died, Triton is started again. A model
+that cannot be loaded, but has processes left that answer, is left with these and tried again from
+time to time: its file may be broken, and then nothing would come of starting anew.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from local_server._errors import ServerError
 from local_server._http import TritonError
 from local_server._ports import Ports
 from local_server._probe import Probe
+from local_server._reduced import Reduced
 from local_server._run import Run
 from local_server._watch import is_stopped
 
@@ -36,6 +39,7 @@ _FIRST_DELAY, _LAST_DELAY = 0.5, 30.0  # seconds between starts of a Triton that
 _LASTING = 30.0  # seconds after which a Triton counts as having lasted
 _OFTEN = 5  # so many reloads of a model within a minute are done at once
 _OFTEN_DELAY = 5.0  # and each further one after so many seconds
+_LOOK = 1.0  # seconds between looks at models that serve with fewer processes
 
 
 class Healer:
@@ -57,6 +61,7 @@ class Healer:
         self._instances: dict[int, str] = {}  # process -> model: those that must not end
         self._retired: dict[int, float] = {}  # replaced process -> when it must have ended
         self._reloads: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_OFTEN))
+        self._reduced = Reduced(run)
         self._serial = itertools.count(1)
         self._delay = _FIRST_DELAY
         self._launched = time.monotonic()
@@ -153,7 +158,14 @@ class Healer:
             _kill(pid)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None and not self._stopping.is_set():
+        while not self._stopping.is_set():
+            try:
+                job = self._jobs.get(timeout=_LOOK if self._reduced else None)
+            except queue.Empty:
+                self._try_reduced()
+                continue
+            if job is None:
+                return
             model, problem, hangs = job
             if model == TRITON:
                 self._restart(problem)
@@ -180,15 +192,37 @@ class Healer:
             except (TritonError, OSError) as error:
                 run.log.note(f"{model}: reloading it failed: {error}")
                 run.state.failing(model, str(error), "reloading it again")
+                if attempt == _RELOAD_ATTEMPTS - 1 and self._reduced.keep(probe, str(error)):
+                    return
                 self._stopping.wait(attempt)
                 continue
-            run.state.reloaded(model)
-            self._count_instances(healed=model, retired=old)
-            run.log.note(f"{model}: answers again, {time.monotonic() - began:.1f} s later")
+            self._healed(model, old, began)
             return
+        self._give_up(model)
+
+    def _healed(self, model: str, old: set[int], began: float) -> None:
+        self._run.state.reloaded(model)
+        self._count_instances(healed=model, retired=old)
+        self._run.log.note(f"{model}: answers again, {time.monotonic() - began:.1f} s later")
+
+    def _give_up(self, model: str) -> None:
         with self._lock:
             self._pending.discard(model)
         self.want(TRITON, f"{model} cannot be reloaded")
+
+    def _try_reduced(self) -> None:
+        """Load the models that serve with fewer processes again, where that is due."""
+        for model, pause in self._reduced.take_due():
+            began, probe = time.monotonic(), self._run.probes.get(model)
+            if probe is None:  # unloaded by a client
+                self._count_instances(healed=model)
+                continue
+            try:
+                self._healed(model, self._replace(probe, hangs=False, gently=True), began)
+            except (TritonError, OSError) as error:
+                self._run.log.note(f"{model}: reloading it failed: {error}")
+                if not self._reduced.keep(probe, str(error), pause):
+                    self._give_up(model)
 
     def _replace(self, probe: Probe, hangs: bool, gently: bool) -> set[int]:
         """Replace a model's instances; returns the processes of the old ones."""
@@ -225,6 +259,7 @@ class Healer:
 
     def _restart(self, problem: str) -> None:
         run = self._run
+        self._reduced.clear()
         while not self._stopping.is_set():
             if time.monotonic() - self._launched > _LASTING:
                 self._delay = _FIRST_DELAY
