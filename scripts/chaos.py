@@ -1,11 +1,11 @@
 """Break things under load, and tell what that costs and how long it takes until all is well.
 
 Starts the launcher and the gateway as processes of their own, on a copy of the model repository,
-measures what they can do, and offers half of that at random moments: over gRPC without retries,
-over gRPC with the client library's retries, and through the gateway. Then, for each case: a steady
-time, the fault, watching until both health endpoints say that all is well and requests are
-answered again, a steady time. A launcher or a gateway that dies is started again by a loop that
-stands in for a container's restart policy.
+measures what they can do, and offers 40 % of that at random moments (with one of two processes gone
+half is left): over gRPC without retries, over gRPC with the client library's retries, and through
+the gateway. Then, for each case: a steady time, the fault, watching until both health endpoints say
+that all is well and requests are answered again, a steady time. A launcher or a gateway that dies
+is started again by a loop that stands in for a container's restart policy.
 
 A case fails if all is not well again in time, if a request is lost that was neither on a process
 when it died nor refused at once, if a client that repeats requests loses any, or if something is
@@ -48,7 +48,7 @@ STEADY_S = 1.0
 CALM_S = 1.5  # without a failure, at the end of a case
 RECOVERY_S = 60.0
 CLEAN_S = 15.0  # replaced processes have ten seconds for their last requests
-LEAST_ANSWERS = 3
+EXPECTED = 5  # so many answers of each sender are waited for in that time
 OLD_S = 3.0  # a request under way for longer than that is not answered any more
 
 
@@ -72,16 +72,18 @@ def run_case(case: Case, trial: Trial) -> Result:
     changed = time.monotonic()
     deadline = changed + RECOVERY_S
     recovered = False
+    # Longer where little is sent: the time has to tell something of each sender.
+    calm_s = max(CALM_S, EXPECTED / (traffic.rate * min(SHARES.values())))
     while not recovered and time.monotonic() < deadline and traffic.alive:
         time.sleep(0.1)
         now = time.monotonic()
         since = monitor.well_since(hit)
-        if since is None or now - max(since, changed) < max(CALM_S, case.least_s):
+        if since is None or now - max(since, changed) < max(calm_s, case.least_s):
             continue
-        calm = traffic.between(now - CALM_S, now)
+        calm = traffic.between(now - calm_s, now)
         answered = {by: sum(not one.error for one in calm if one.by == by) for by in SHARES}
         recovered = (
-            min(answered.values()) >= LEAST_ANSWERS
+            min(answered.values()) > 0
             and not any(one.error for one in calm)
             and traffic.oldest_pending_s() < OLD_S
         )
@@ -218,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     names = [case.name for case in CASES]
     add("--only", nargs="+", choices=names, metavar="CASE", help="these cases; see --list")
     add("--list", action="store_true", help="list the cases and end")
-    add("--load", type=float, default=0.5, help="share of the capacity (%(default)s)")
+    add("--load", type=float, default=0.4, help="share of the capacity (%(default)s)")
     add("--model-repository", type=Path, default=Path("model_repository"))
     add("--output", type=Path, default=Path("chaos_output"), help="folder (%(default)s)")
     return parser

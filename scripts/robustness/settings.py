@@ -15,7 +15,7 @@ from robustness.service import Kept, Service, free_ports
 
 __all__ = ["SETTINGS", "Setting"]
 
-LOG_DISK_BYTES = 256 * 1024
+LOG_DISK_BYTES = 16 * 2**20
 SHM_BYTES = 64 * 2**20
 # At half of the capacity nothing is to be refused in a burst, so that refusals tell of faults.
 GATEWAY_OPTIONS = ("--max-wait", "5")
@@ -52,12 +52,8 @@ def _redis(repository: Path, folder: Path) -> Service:
 
 
 def _clock(repository: Path, folder: Path) -> Service:
-    return Service(
-        repository,
-        folder,
-        gateway_options=GATEWAY_OPTIONS,
-        environment=clock_environment(folder),
-    )
+    environment = clock_environment(folder)
+    return Service(repository, folder, gateway_options=GATEWAY_OPTIONS, environment=environment)
 
 
 def _mounted(mount_point: Path, size: int) -> list[str]:
@@ -77,7 +73,10 @@ def _small_log_disk(repository: Path, folder: Path) -> Service:
         repository,
         folder,
         gateway_options=GATEWAY_OPTIONS,
-        launcher_options=("--log-file", str(mount_point / "triton.log")),
+        launcher_options=(
+            *("--log-file", str(mount_point / "triton.log")),
+            *("--", "--log-verbose=1"),  # lines for every request
+        ),
         wrapper=_mounted(mount_point, LOG_DISK_BYTES),
     )
 
@@ -100,7 +99,9 @@ def _no_redis() -> str:
 
 
 def _no_faketime() -> str:
-    return "" if find_library() else "libfaketime is not installed (Debian: faketime)"
+    if not find_library():
+        return "libfaketime is not installed (Debian: faketime)"
+    return "" if shutil.which("cc") else "there is no C compiler (Debian: gcc)"
 
 
 def _no_mounts() -> str:

@@ -64,6 +64,7 @@ class Traffic:
 
     Attributes:
         requests: Those that have ended so far.
+        rate: Requests a second, all senders together.
 
     Args:
         service: What to ask.
@@ -74,7 +75,7 @@ class Traffic:
     def __init__(self, service: Service, photos: Sequence[bytes], rate: float) -> None:
         self._service = service
         self._photos = photos
-        self._rate = rate
+        self.rate = rate
         self.requests: list[Request] = []
         self._pending: dict[int, float] = {}
         self._numbers = itertools.count()
@@ -130,7 +131,7 @@ class Traffic:
             }
             loops = [
                 asyncio.create_task(
-                    open_loop(ask, self._photos, self._rate * SHARES[by], FOR_EVER_S, seed)
+                    open_loop(ask, self._photos, self.rate * SHARES[by], FOR_EVER_S, seed)
                 )
                 for seed, (by, ask) in enumerate(asks.items())
             ]
