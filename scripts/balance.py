@@ -98,14 +98,14 @@ def _serve(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, end)
     try:
         with Nginx(changes) as nginx:
-            for protocol in ("grpc", "http", *(["gateway"] if options.gateway else [])):
-                print(f"{protocol:8}{nginx.url(protocol)}", flush=True)
-            print(f"status  {nginx.url('status')}/status\nCtrl-C ends it.", flush=True)
             command = [sys.executable, str(Path(__file__).resolve()), "watch"]
             with subprocess.Popen(
                 command, env={**os.environ, **nginx.settings}, start_new_session=True
             ) as checks:
                 try:
+                    for protocol in ("grpc", "http", *(["gateway"] if options.gateway else [])):
+                        print(f"{protocol:8}{nginx.url(protocol)}")
+                    print(f"status  {nginx.url('status')}/status\nCtrl-C ends it.", flush=True)
                     while checks.poll() is None and nginx.running():
                         time.sleep(0.2)
                 finally:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 
 from balancing.checker import Checker
 from balancing.health import KINDS, parse_servers
@@ -57,20 +55,17 @@ def make_checker(settings: Mapping[str, str], *, fall: int, rise: int, timeout: 
 
 def watch(checker: Checker, interval: float) -> None:
     """Check every ``interval`` seconds until SIGINT or SIGTERM."""
-    ending = threading.Event()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        ending.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    while not ending.is_set():
-        started = time.monotonic()
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # they are waited for, between the checks
+    started = time.monotonic()
+    while True:
         try:
             checker.check()
         except OSError as error:  # a full disk, say: the servers still have to be watched
             _say(f"the lists cannot be written: {error}")
-        ending.wait(max(0.0, interval - (time.monotonic() - started)))
+        started = max(started + interval, time.monotonic())
+        if signal.sigtimedwait(ends, max(0.0, started - time.monotonic())):
+            return
 
 
 def _say(line: str) -> None:

@@ -152,8 +152,9 @@ class TestRequests:
             np.testing.assert_array_equal(one.scores, expected.scores)
         after = [server.answered("detection") for server in both]
         assert all(now - then >= 3 for now, then in zip(after, before, strict=True))
+        wait_until(lambda: len(entries(nginx)) >= 9)  # with the model's configuration
         served = [entry for entry in entries(nginx) if entry["path"].lower().endswith("infer")]
-        assert served
+        assert len(served) == 8
         assert {entry["status"] for entry in served} == {200}
         assert {entry["upstream_status"] for entry in served} == {"200"}
 
@@ -225,6 +226,7 @@ class TestClosedEndpoints:
             answer = client.send(request)
         assert answer.status_code == 403
         assert answer.json() == {"error": "not offered by the balancer"}
+        wait_until(lambda: bool(entries(nginx)))  # written after the answer
         assert entries(nginx)[-1]["upstream"] == ""
 
     def test_grpc(self, nginx: Nginx) -> None:
@@ -246,6 +248,7 @@ class TestClosedEndpoints:
                 assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
             assert client.is_server_live()
             assert client.get_server_metadata().name == "triton"
+        wait_until(lambda: len(entries(nginx)) == len(calls) + 2)
         closed = [entry for entry in entries(nginx) if entry["grpc_status"] == "7"]
         assert len(closed) == len(calls)
         assert {entry["upstream"] for entry in closed} == {""}
