@@ -170,6 +170,8 @@ def server_arguments(
         f"--metrics-port={ports.metrics}",
         # Else every stub is started twice; the configurations of the repository are complete.
         "--disable-auto-complete-config",
+        # Quantiles of each step's times over the last minute, for `make status`.
+        "--metrics-config=summary_latencies=true",
         # Healing reloads single models.
         "--model-control-mode=explicit",
         *(f"--load-model={model}" for model in (["*"] if models is None else models)),
