@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the detector runs; default: by its configuration")  # fmt: skip
     add("--max-concurrency", type=int, metavar="N",
         help="greatest load; default: 8 for every core, 16 at least and 64 at most")  # fmt: skip
-    add("--seconds", type=float, default=2, help="length of a measurement (default 2)")
+    add("--seconds", type=float, default=1.5, help="length of a measurement (default 1.5)")
     add("--rounds", type=int, default=4, help="measurements of each side (default 4)")
     add("--final-rounds", type=int, default=5, help="the same, at the end (default 5)")
     add("--margin", type=float, default=0.02,

@@ -32,7 +32,7 @@ class Options:
     """
 
     p99_ms: float | None = None
-    seconds: float = 2.0
+    seconds: float = 1.5
     rounds: int = 4
     margin: float = 0.02
     seed: int = 1
@@ -125,7 +125,7 @@ def compare(
     loads: Sequence[Load],
     options: Options,
     *,
-    give_up: bool = False,
+    give_up_at: float | None = None,
 ) -> Comparison:
     """Measure two plans by turns.
 
@@ -135,7 +135,7 @@ def compare(
         plans: The one in place, and the other.
         loads: To put both under.
         options: How.
-        give_up: Whether to end after two rounds that do not show the other ahead.
+        give_up_at: End after two rounds or more that show the other at this ratio or under it.
 
     Raises:
         TrialError: One cannot be measured.
@@ -159,7 +159,8 @@ def compare(
                 )
         result.first.append(found[0])
         result.second.append(found[1])
-        if give_up and number >= 1 and statistics.median(result.ratios()) <= 1:
+        enough = number >= 1 and give_up_at is not None
+        if enough and statistics.median(result.ratios()) <= (give_up_at or 0):
             break
     return result
 

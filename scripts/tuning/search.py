@@ -94,11 +94,11 @@ class Search:
         """
         self._sweep()
         self._measure_noise()
-        while self._pass():
-            pass
-        if self._options.p99_ms is not None:
-            for name in self._start:
-                self._try_queue(name)
+        again = self._pass()
+        for name in self._start:  # before the budget goes into a second pass
+            self._try_queue(name)
+        while again:
+            again = self._pass()
         return self._head_to_head()
 
     def _sweep(self) -> None:
@@ -179,7 +179,9 @@ class Search:
     ) -> tuple[Decision, Comparison | None, str]:
         plans = (self.plan, other)
         try:
-            found = compare(self._bench, purpose, plans, loads, self._options, give_up=True)
+            # Most are no better: that shows soon, and leaves time for the others.
+            hopeless = 1 + self._margin / 2
+            found = compare(self._bench, purpose, plans, loads, self._options, give_up_at=hopeless)
             if not better(found.ratios(), self._margin):
                 return "not kept", found, "not ahead by more than the noise"
             # With servers started anew: a start can be lucky too.
