@@ -166,7 +166,9 @@ def _same_run(log: Path, header: dict[str, Any]) -> None:
     if not records:
         return
     before = records[0]["value"]
-    other = sorted(name for name in header if before.get(name) != header[name])
+    other = sorted(
+        name.removesuffix("_sha256") for name in header if before.get(name) != header[name]
+    )
     if other:
         raise JournalError(
             f"{log} is the log of a run with other {', '.join(other)}: pass --fresh to start over,"
@@ -218,6 +220,7 @@ def tune(args: argparse.Namespace) -> Result:
         print(diff["text"] or "Nothing to change.")
         if changed:
             print(f"Changed {', '.join(map(str, changed))}; before: {args.output / 'replaced'}")
+            print("A server that runs takes them when it is started anew.")
     return Result.of(read_log(log)[0])
 
 

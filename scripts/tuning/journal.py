@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,12 +59,19 @@ class Journal:
         self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
-        whole = 0
-        if self._path.is_file():
-            self._known, whole = read_log(self._path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._file.truncate(whole)
+        file = self._path.open("a", encoding="utf-8")
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise JournalError(f"another run is writing {self._path}") from None
+            self._known, whole = read_log(self._path)
+            file.truncate(whole)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
         return self
 
     def __exit__(

@@ -165,6 +165,16 @@ def test_a_seed_gives_the_same_run_again(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
+def test_two_runs_do_not_write_one_log(tmp_path: Path) -> None:
+    with (
+        Journal(tmp_path / "log"),
+        pytest.raises(JournalError, match="another run is writing"),
+        Journal(tmp_path / "log"),
+    ):
+        pass
+    assert search(Synthetic(), tmp_path / "log").steps  # when the first has ended
+
+
 def test_the_log_of_another_run_is_refused(tmp_path: Path) -> None:
     search(Synthetic(), tmp_path / "log")
     with pytest.raises(JournalError, match=r"of another run.*--fresh"):

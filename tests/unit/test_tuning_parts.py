@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import tune
 from tests.synthetic_ensemble import MACHINE, START
 from tuning.bench import agree
 from tuning.candidates import Machine, candidates, queue_candidates
@@ -117,3 +118,23 @@ def test_preferred_sizes_are_tried_where_requests_are_batched() -> None:
     assert candidates("ensemble.max_batch_size", MACHINE, START) == [8]
     plan["preprocess.preferred_batch_size"] = "4"  # no batch is greater
     assert candidates("ensemble.max_batch_size", MACHINE, plan) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--p99-ms", "0"],
+        ["--budget", "0"],
+        ["--rounds", "0"],
+        ["--max-concurrency", "0"],
+        ["--margin", "-1"],
+        ["--report-only", "--apply"],
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        tune.main(options)
+    assert refused.value.code == 2
+    assert options[0] in capsys.readouterr().err
