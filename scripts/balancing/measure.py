@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from balancing.load import Disturb, run_load
-from balancing.nginx import Nginx
+from balancing.nginx import Nginx, NginxError
 from balancing.servers import Launcher, free_ports
 from photos import PHOTOS, jpeg
 
@@ -34,6 +34,7 @@ BROKEN_MODEL = "postprocess"
 _SCRIPT = Path(__file__).resolve().parents[1] / "balance.py"
 # When things happen, as parts of the load's time.
 _FAILS, _BACK = 0.15, 0.45
+_ATTEMPTS = 5  # at finding ports that nobody takes before nginx does
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +86,23 @@ def watching(settings: Mapping[str, str], *options: str) -> Iterator[subprocess.
 @contextmanager
 def balancer(servers: Sequence[Launcher], **changes: str) -> Iterator[Nginx]:
     """Run nginx before these servers, on free ports."""
-    http, grpc, status = free_ports(3)
-    own = {
-        "BALANCER_TRITONS": " ".join(server.entry for server in servers),
-        "BALANCER_HTTP_PORT": str(http),
-        "BALANCER_GRPC_PORT": str(grpc),
-        "BALANCER_STATUS_PORT": str(status),
-    }
-    with Nginx({**own, **changes}) as running:
-        yield running
+    tritons = " ".join(server.entry for server in servers)
+    for attempt in range(_ATTEMPTS):
+        names = ("BALANCER_HTTP_PORT", "BALANCER_GRPC_PORT", "BALANCER_STATUS_PORT")
+        own = dict(zip(names, map(str, free_ports(3)), strict=True))
+        nginx = Nginx({**own, "BALANCER_TRITONS": tritons, **changes})
+        try:
+            nginx.start()
+        except NginxError as error:
+            nginx.stop()
+            if "Address already in use" not in str(error) or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            break
+    try:
+        yield nginx
+    finally:
+        nginx.stop()
 
 
 @contextmanager

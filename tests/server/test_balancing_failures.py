@@ -234,7 +234,9 @@ def test_serve_runs_nginx_with_checks_and_leaves_nothing(both: list[Launcher]) -
         assert len(running) == 2  # nginx and the checks
         with DetectionClient(f"grpc://127.0.0.1:{grpc}") as client:
             client.detect(CAT)
-        commands = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in running]
+        commands = [
+            Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").split() for pid in running
+        ]
         (folder,) = (Path(line[line.index("-p") + 1]) for line in commands if "-p" in line)
         assert folder.is_dir()
         process.send_signal(signal.SIGINT)
