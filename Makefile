@@ -13,7 +13,7 @@ DEV_EXTRAS := $(EXTRAS),benchmark,compare,evaluate,gateway,loadtest,openvino,opt
 LAB_EXTRAS := $(DEV_EXTRAS),export,lab
 
 .DEFAULT_GOAL := help
-.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report balance parity tune monitor status kubernetes clean
+.PHONY: help model demo serve gateway test test-lab lint format benchmark compare soak chaos report balance loadtest parity tune monitor status kubernetes clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,9 +110,12 @@ kubernetes: $(VENV)/.installed-dev ## Render the Kubernetes manifests and check 
 		"apt-get install kubernetes-client)" >&2; exit 1; }
 	@$(BIN)/python -m pytest $(wildcard tests/unit/test_kubernetes*.py) $(ARGS)
 
+loadtest: $(VENV)/.installed-dev $(MODEL) ## Load the ensemble with Locust (ARGS="--tags rest --scenario spike")
+	@PYTHONPATH=.:clients:scripts $(BIN)/python -m loadtest $(ARGS)
+
 parity: $(MODEL) ## Check the imported detector against the TensorFlow.js runtime
 	@$(BIN)/python scripts/check_tfjs_parity.py
 
 clean: ## Remove what was built, not the virtual environment
-	rm -rf build chaos_output demo_output soak_output benchmark_output compare_output report_output tune_output $(MODEL)
+	rm -rf build chaos_output demo_output soak_output benchmark_output compare_output report_output tune_output loadtest_output $(MODEL)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
