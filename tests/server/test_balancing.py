@@ -171,8 +171,14 @@ class TestRequests:
         large = encode(photo("chelsea").resize((2400, 1600)), "BMP")
         assert len(large) > 10_000_000
         assert labels(nginx.url(protocol), large) == {"cat"}
+
+    def test_too_large_bodies(self, nginx: Nginx) -> None:
+        body = b"0" * 67_500_000
         with pytest.raises(InvalidInputError, match="64m"):
-            labels(nginx.url(protocol), b"0" * 67_500_000)
+            labels(nginx.url("grpc"), body)
+        answer = httpx.post(f"{nginx.url('http')}/v2/models/detection/infer", content=body)
+        assert answer.status_code == 413
+        assert "larger than 64m" in answer.json()["error"]
 
     @pytest.mark.parametrize("protocol", ["grpc", "http"])
     def test_tritons_own_errors_pass(self, nginx: Nginx, protocol: str) -> None:
