@@ -93,7 +93,8 @@ def save_plot(results: Mapping[str, Any], path: Path) -> None:
     tail.set_title("p99 latency, ms")
     tail.set_yscale("log")
     tail.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-    tail.yaxis.set_minor_formatter(mpl.ticker.ScalarFormatter())
+    tail.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    tail.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     for axes in (rate, tail):
         axes.set_xscale("log", base=2)
         axes.set_xticks(levels, [str(level) for level in levels])

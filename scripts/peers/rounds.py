@@ -85,18 +85,12 @@ def measure_rounds(
 def ratios(
     rounds: Sequence[Mapping[str, Any]], side: str, concurrency: int, other: str
 ) -> list[float]:
-    """Throughput of a side over that of another, in each round; `limit` is a side too.
-
-    Where one of them answered nothing, the round gives no ratio.
-    """
+    """Throughput of a side over that of another, in each round; `limit` is a side too."""
     found = []
     for one in rounds:
-        mine = one["sides"][side][concurrency]["images_per_s"]
-        theirs = (one["limit"] if other == "limit" else one["sides"][other][concurrency])[
-            "images_per_s"
-        ]
-        if mine and theirs:
-            found.append(mine / theirs)
+        theirs = one["limit"] if other == "limit" else one["sides"][other][concurrency]
+        mine = one["sides"][side][concurrency]
+        found.append(mine["images_per_s"] / theirs["images_per_s"])
     return found
 
 

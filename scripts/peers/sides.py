@@ -147,6 +147,9 @@ def measure(
     Returns:
         The loop's summary (see `load.Outcome.summary`), with ``cpu_ms_per_image`` of the side's
         processes, ``client_cpu_ms_per_image`` of this one, and ``cores_busy`` by both.
+
+    Raises:
+        ComparisonError: It answered nothing in that time.
     """
 
     async def load() -> tuple[Outcome, float, float, float]:
@@ -163,9 +166,15 @@ def measure(
         outcome, server_s, client_s, took = asyncio.run(load())
     finally:
         side.pause()
-    answered = max(1, len(outcome.latencies_s))
+    summary, answered = outcome.summary(), len(outcome.latencies_s)
+    if not summary["images_per_s"]:
+        errors = ", ".join(f"{count} x {kind}" for kind, count in outcome.errors.items())
+        raise ComparisonError(
+            f"{side.name} answered nothing within {seconds:g} s at concurrency {concurrency}"
+            + (f": {errors}" if errors else ": give more --seconds")
+        )
     return {
-        **outcome.summary(),
+        **summary,
         "cpu_ms_per_image": server_s / answered * 1e3,
         "client_cpu_ms_per_image": client_s / answered * 1e3,
         "cores_busy": (server_s + client_s) / took,

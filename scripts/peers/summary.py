@@ -55,9 +55,8 @@ def summarise(
         for level in concurrency:
             row: dict[str, Any] = dict(medians(rounds, side, level))
             row["ratios"] = {
-                key: statistics.median(found)
+                key: statistics.median(ratios(rounds, side, level, other))
                 for key, other in others.items()
-                if (found := ratios(rounds, side, level, other))
             }
             errors: Counter[str] = Counter()
             for one in rounds:

@@ -51,6 +51,8 @@ def int8_variant(model: Path, calibration: Path | None, cache: Path) -> Variant:
     else:
         files = sorted(path for path in calibration.iterdir() if path.is_file())
         images = {path.name: path.read_bytes() for path in files}
+    if not images:
+        raise ComparisonError(f"there are no images to calibrate with in {calibration}")
     digest = hashlib.sha256(model.read_bytes())
     for name, image in images.items():
         digest.update(name.encode() + hashlib.sha256(image).digest())
