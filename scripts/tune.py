@@ -176,6 +176,15 @@ def _same_run(log: Path, header: dict[str, Any]) -> None:
         )
 
 
+def _unused(folder: Path) -> Path:
+    """The folder, or where it is there the first of its name and a number that is not."""
+    found, number = folder, 1
+    while found.exists():
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    return found
+
+
 def _advance(progress: Any) -> Callable[[float], None]:
     def advance(took_s: float) -> None:
         progress.update(took_s)
@@ -187,6 +196,11 @@ def tune(args: argparse.Namespace) -> Result:
     """Tune, or go on with it; write the tuned configurations."""
     workspace = Workspace(args.model_repository, args.ensemble)
     machine = Machine.of(workspace.repository, workspace.configs, args.kind, args.min_instances)
+    for name in args.settings:
+        if not any(known.startswith(name) for known in workspace.settings):
+            raise RepositoryError(
+                f"no setting begins with {name!r}; there are {', '.join(workspace.settings)}"
+            )
     photos = _photos(args.images)
     start = read_plan(workspace.settings.values(), workspace.configs)
     if args.from_defaults:
@@ -216,10 +230,11 @@ def tune(args: argparse.Namespace) -> Result:
         diff = journal.record("diff", {}, lambda: {"text": workspace.diff(search.plan)})
     workspace.save(search.plan, args.output / "model_repository")
     if args.apply:
-        changed = workspace.apply(search.plan, args.output / "replaced")
+        backup = _unused(args.output / "replaced")
+        changed = workspace.apply(search.plan, backup)
         print(diff["text"] or "Nothing to change.")
         if changed:
-            print(f"Changed {', '.join(map(str, changed))}; before: {args.output / 'replaced'}")
+            print(f"Changed {', '.join(map(str, changed))}; what they were is in {backup}")
             print("A server that runs takes them when it is started anew.")
     return Result.of(read_log(log)[0])
 

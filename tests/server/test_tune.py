@@ -156,6 +156,7 @@ def test_an_interrupted_run_leaves_nothing_and_goes_on(mine: Path, tmp_path: Pat
     [
         (("--ensemble", "nothing"), "cannot read"),
         (("--images", "docs/nothing"), "no .jpg files"),
+        (("--settings", "detector.instance", "nothing"), "no setting begins with 'nothing'; there"),
         (("--report-only",), "nothing has been measured yet"),
     ],
 )
