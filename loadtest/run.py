@@ -7,8 +7,10 @@ Triton's own statistics. Options that are not listed go to Locust (`locust --hel
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a running server, grpc://host:8001 and http://host:8000 (default: start one)",
     )
     add("--web", action="store_true", help="with Locust's web page, http://127.0.0.1:8089")
+    add("--processes", type=int, default=1, help="processes that generate the load (1)")
     add("--model-repository", default="model_repository", help="of the Triton that is started")
     add_options(parser.add_argument_group("load test"))
     return parser
@@ -107,6 +110,11 @@ def _run_locust(own: argparse.Namespace, for_locust: Sequence[str]) -> int:
         value = getattr(own, flag[2:].replace("-", "_"))
         if value != default:
             command += [flag] if default is False else [f"{flag}={value}"]
+    if own.processes > 1:
+        command += ["--processes", str(own.processes), "--expect-workers-max-wait", "30"]
+        port = str(_free_port())
+        command += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]
+        command += ["--master-port", port]
     command += ["--tags", *own.tags, *for_locust]
     paths = [str(_ROOT), str(_ROOT / "clients"), str(_ROOT / "scripts")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -121,6 +129,12 @@ def _run_locust(own: argparse.Namespace, for_locust: Sequence[str]) -> int:
                 process.send_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, previous)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):  # workers that a lost master has left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port

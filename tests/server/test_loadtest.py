@@ -77,7 +77,7 @@ def test_open_arrival_through_two_processes(unwatched: TritonServer, tmp_path: P
         output,
         *servers(unwatched),
         *("--scenario", "steady", "--arrival", "open", "--rate", "6", "--duration", "6"),
-        *("--settle", "1", "--tolerance", "0", "--processes", "2", "--master-bind-port", "0"),
+        *("--settle", "1", "--tolerance", "0", "--processes", "2"),
     )
     assert done.returncode == 0, done.stderr
     (check, *_) = report_of(output)["agreement"]
