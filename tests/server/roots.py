@@ -23,7 +23,9 @@ from pathlib import Path
 
 from tests.container_files import ROOT, Image
 
-_SYSTEM = ("usr", "bin", "sbin", "lib", "lib64", "etc")
+_SYSTEM = ("usr", "bin", "sbin", "lib", "lib64")
+# Of /etc, copied: who is who, and where libraries and programs are.
+_ETC = ("passwd", "group", "nsswitch.conf", "hosts", "ld.so.cache", "alternatives")
 _DEVICES = ("null", "zero", "random", "urandom")
 _VENV = Path(sys.prefix)
 
@@ -140,9 +142,12 @@ def make_root(folder: Path, image: Image) -> Root:
     for name in _SYSTEM:
         if (Path("/") / name).is_symlink():
             (folder / name).symlink_to((Path("/") / name).readlink())
-    for name in ("tmp", "proc", "dev/shm", "run"):
+    for name in ("tmp", "proc", "dev/shm", "run", "etc"):
         (folder / name).mkdir(parents=True)
     (folder / "dev/stdout").symlink_to("/proc/self/fd/1")
+    for name in _ETC:
+        if (Path("/etc") / name).exists():
+            _copy(Path("/etc") / name, folder / "etc" / name)
     for source, target in image.copies:
         place = folder / target.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -183,6 +188,6 @@ def _expand(value: str, environment: Mapping[str, str]) -> str:
 def _copy(source: Path, place: Path) -> None:
     if source.is_dir():
         ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "model.onnx", "model.plan")
-        shutil.copytree(source, place, ignore=ignored, dirs_exist_ok=True)
+        shutil.copytree(source, place, ignore=ignored, dirs_exist_ok=True, symlinks=True)
     else:
         shutil.copy2(source, place)

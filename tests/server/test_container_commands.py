@@ -6,94 +6,22 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from detection_client import DetectionClient
 from photos import jpeg
-from tests.container_files import ROOT, compose, image, mounts, settings
+from tests.container_files import ROOT, settings
 from tests.server.conftest import wait_until_clean
-from tests.server.roots import Root, add_triton, make_root, why_not
+from tests.server.roots import add_triton, why_not
+from tests.server.services import Service, free_ports, port_variables, running
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-
-PORTS = ("HTTP", "GRPC", "METRICS", "HEALTH")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at now."""
-    listeners = [socket.create_server(("0.0.0.0", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
-class Service:
-    """A service of the compose file in a root folder of its own.
-
-    Args:
-        name: The service.
-        folder: An empty folder.
-        volumes: The folders that stand for the named volumes.
-        variables: Values of settings, as a shell would set them.
-    """
-
-    def __init__(self, name: str, folder: Path, volumes: dict[str, Path], **variables: str) -> None:
-        self.definition: dict[str, Any] = compose(settings() | variables)["services"][name]
-        self.image = image(ROOT / self.definition["build"]["dockerfile"])
-        self.root: Root = make_root(folder, self.image)
-        for source, target, options in mounts(self.definition):
-            place = ROOT / source if source.startswith("./") else volumes[source]
-            self.root.mounts.append((place, target, "ro" not in options))
-        self.root.tmpfs = [tuple(entry.split(":", 1)) for entry in self.definition["tmpfs"]]
-        self.root.shm_size = self.definition.get("shm_size", "64m")
-
-    def command(self, variables: Mapping[str, str], *, first: bool = False) -> list[str]:
-        """What it runs; as the first of processes of its own, if it is to be."""
-        entrypoint = self.definition.get("entrypoint", self.image.entrypoint)
-        command = self.definition.get("command", self.image.command)
-        return self.root.command(
-            [*entrypoint, *command], self.definition["environment"] | dict(variables), first=first
-        )
-
-    def check(self, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-        """Run its health check."""
-        command = self.root.command(
-            self.image.healthcheck, self.definition["environment"] | dict(variables)
-        )
-        return subprocess.run(command, capture_output=True, text=True, timeout=30)
-
-
-@contextmanager
-def running(
-    service: Service, log: Path, variables: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A service that runs and is healthy; it ends in order at its stop signal."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            service.command(variables), stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while (checked := service.check(variables)).returncode:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, checked.stdout + log.read_text()
-                time.sleep(0.2)
-            yield process
-            process.terminate()
-            assert process.wait(60) == 0, log.read_text()
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +58,7 @@ def triton(
     service = Service("triton", tmp_path_factory.mktemp("triton"), volumes, DETSERVE_CACHE_MB="32")
     add_triton(service.root)
     service.root.build()
-    variables = {
-        f"DETSERVE_{name}_PORT": str(port) for name, port in zip(PORTS, free_ports(4), strict=True)
-    }
+    variables = port_variables()
     log = tmp_path_factory.mktemp("log") / "triton.log"
     with running(service, log, variables) as process:
         yield service, variables
@@ -216,9 +142,7 @@ def test_the_first_process_of_a_container_leaves_no_zombies(
     service = Service("triton", make(tmp_path / "root"), volumes)
     add_triton(service.root)
     service.root.build()
-    variables = {
-        f"DETSERVE_{name}_PORT": str(port) for name, port in zip(PORTS, free_ports(4), strict=True)
-    }
+    variables = port_variables()
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(service.command(variables, first=True), stdout=log)
 
@@ -254,6 +178,48 @@ def test_the_first_process_of_a_container_leaves_no_zombies(
 def make(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+ENTRY_POINT = """#!/bin/sh
+# What the entry point of nginx's image does with what is mounted for it.
+set -e
+for file in /docker-entrypoint.d/*.envsh; do . "$file"; done
+names=$(env | cut -d= -f1 | grep -E "$NGINX_ENVSUBST_FILTER" | sed 's/.*/${&}/')
+for file in /etc/nginx/templates/*.template; do
+    name=${file##*/}
+    envsubst "$names" < "$file" > "$NGINX_ENVSUBST_OUTPUT_DIR/${name%.template}"
+done
+exec "$@"
+"""
+
+
+def test_the_balancer_passes_requests_confined(
+    triton: tuple[Service, dict[str, str]], tmp_path: Path
+) -> None:
+    for program in ("nginx", "envsubst", "wget"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} on PATH")
+    folder = make(tmp_path / "root")
+    service = Service("balancer", folder, {})
+    (folder / "docker-entrypoint.sh").write_text(ENTRY_POINT)
+    (folder / "docker-entrypoint.sh").chmod(0o755)
+    service.root.base_environment["PATH"] += ":/usr/sbin:/sbin"
+    http, grpc, status = map(str, free_ports(3))
+    service.image.healthcheck[-1] = service.image.healthcheck[-1].replace(":8090/", f":{status}/")
+    server = [triton[1][f"DETSERVE_{name}_PORT"] for name in ("HTTP", "GRPC", "HEALTH")]
+    variables = {
+        "BALANCER_TRITONS": ":".join(["127.0.0.1", *server]),
+        "BALANCER_HTTP_PORT": http,
+        "BALANCER_GRPC_PORT": grpc,
+        "BALANCER_STATUS_PORT": status,
+        "BALANCER_ACCESS_LOG": "/tmp/balancer/access.log",
+    }
+    with running(service, tmp_path / "log", variables):
+        for url in (f"grpc://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"):
+            with DetectionClient(url) as client:
+                assert "cat" in {found.label for found in client.detect(jpeg("chelsea"))}
+        closed = httpx.post(f"http://127.0.0.1:{http}/v2/repository/models/detector/unload")
+        assert closed.status_code == 403
 
 
 def test_the_gateway_is_unhealthy_without_a_server(tmp_path: Path) -> None:
