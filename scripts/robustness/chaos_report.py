@@ -45,7 +45,7 @@ def print_chaos(results: Sequence[Result], skipped: Mapping[str, str], console: 
     console.print(
         "in flight: on a process when it died. handed over: given by Triton to a dead process"
         " that was not replaced yet. refused: told at once that they were not begun. other: none"
-        " of these. with retries: of all lost, those of clients that repeat requests within 20 s."
+        " of these. with retries: of all lost, those of clients that repeat requests within 30 s."
     )
     for name, why in skipped.items():
         console.print(f"Skipped {name}: {why}", markup=False)

@@ -189,7 +189,7 @@ class Result:
         in_flight: Of those that failed: under way when a process died.
         handed: Given to a dead process by Triton before it was replaced.
         refused: Told that they were not begun.
-        other: All others.
+        other: All others, but for those that a client gave up after repeating them: see `retrying`.
         retrying: Lost by clients that repeat requests, those refused by a full queue not counted.
         kinds: All that failed, by sender and kind.
         healthy_s: Until both health endpoints said that all is well; None: they never said else.
@@ -257,7 +257,7 @@ def judge(
             result.handed += 1
         elif request.refused and request.sent >= hit:
             result.refused += 1
-        else:
+        elif request.by != RETRYING or request.sent < hit:
             result.other += 1
     result.retrying = sum(one.by == RETRYING and not one.refused for one in failed)
     if failed:

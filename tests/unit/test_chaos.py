@@ -74,6 +74,9 @@ def test_clients_that_repeat_requests_lose_none() -> None:
     assert judged(lost).failures == ["1 lost by clients that repeat requests"]
     hard = Case("some", "something", lambda _: None, spares_clients=False)
     assert judged(lost, case=hard).failures == []
+    gave_up = judged(Request(RETRYING, 101.0, 131.0, "DeadlineExceededError"))
+    assert counts(gave_up) == (0, 0, 0, 0)
+    assert gave_up.failures == ["1 lost by clients that repeat requests"]
     full = Request(RETRYING, 99.9, 101.1, "QueueFullError", refused=True)
     assert judged(full).failures == []
 
