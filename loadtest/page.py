@@ -16,7 +16,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72re
 h1 { margin-bottom: 0 } h2 { margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #d8dee4; text-align: right }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child { text-align: left; white-space: nowrap }
 .scroll { overflow-x: auto } img { max-width: 100% }
 .verdict { border-left: 5px solid #2da44e; padding: .4rem 1rem; background: #f6f8fa }
 .verdict.bad { border-color: #cf222e } .note { color: #57606a }

@@ -35,7 +35,7 @@ def make_plan(options: LoadOptions) -> list[Phase]:
     seconds, settle = options.duration, options.settle
     if options.scenario == "ramp":
         levels = options.levels or _default_levels(options.arrival, peak)
-        return [Phase(f"{level} {options.unit}", level, seconds, settle) for level in levels]
+        return [Phase(_name(level, options.unit), level, seconds, settle) for level in levels]
     if options.scenario == "spike":
         spike = max(peak + 1, round(peak * options.spike_factor))
         return [
@@ -55,6 +55,10 @@ def make_plan(options: LoadOptions) -> list[Phase]:
             for number in range(_SOAK_WINDOWS)
         ]
     return [Phase(options.scenario, peak, seconds, settle)]
+
+
+def _name(level: int, unit: str) -> str:
+    return "1 user" if (level, unit) == (1, "users") else f"{level} {unit}"
 
 
 def _default_levels(arrival: str, peak: int) -> tuple[int, ...]:

@@ -97,6 +97,7 @@ class Report:
                 "level": window.level,
                 "seconds": window.end - window.begin,
                 **window.figures,
+                **_outside(window, self.options.model),
                 "generator_cores": window.generator_cpu,
             }
             for window in self.windows
@@ -149,6 +150,13 @@ def write_report(report: Report, folder: Path) -> Path:
     html = folder / "report.html"
     html.write_text(render(data, plots, disagrees=report.disagrees()), encoding="utf-8")
     return html
+
+
+def _outside(window: Window, model: str) -> dict[str, float]:
+    """What of the mean latency Triton counts, and the rest: client, network, gateway."""
+    inside = window.triton[model].mean_ms("success") if model in window.triton else 0.0
+    mean = window.figures["mean_ms"]
+    return {"in_triton_ms": inside, "outside_ms": mean - inside if inside else 0.0}
 
 
 def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:

@@ -63,7 +63,7 @@ def test_counts_equal_tritons_and_the_report_is_complete(
     assert {row["protocol"] for row in report["requests"]} == {"grpc", "http"}
     models = [row["model"] for row in report["triton"] if row["phase"] == "whole run"]
     assert models == ["detection", "preprocess", "detector", "postprocess"]
-    assert report["knee"] in ("1 users", "3 users")
+    assert report["knee"] in ("1 user", "3 users")
     with (output / "steps.csv").open() as file:
         assert [row["level"] for row in csv.DictReader(file)] == ["1", "3"]
     page = (output / "report.html").read_text()
