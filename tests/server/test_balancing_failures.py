@@ -161,6 +161,20 @@ class TestBalancingClient:
 
 
 class TestActiveChecks:
+    def test_reading_the_lists_anew_loses_no_request(
+        self, both: list[Launcher], nginx: Nginx
+    ) -> None:
+        def disturb(note: Callable[[str], None]) -> None:
+            for _ in range(6):
+                time.sleep(1)
+                note("read")
+                os.kill(nginx.pid, signal.SIGHUP)
+
+        urls = {one: nginx.url(one) for one in PROTOCOLS}
+        record = run_load(urls, both, [CAT], disturb, concurrency=4, seconds=8.0, retries=3)
+        assert all(record.answers.values())
+        assert not record.errors(), record.messages
+
     def test_a_server_with_a_dead_model_is_taken_out(
         self, both: list[Launcher], nginx: Nginx
     ) -> None:
