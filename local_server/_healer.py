@@ -246,7 +246,11 @@ class Healer:
             run.connection.load(model, config, _RELOAD_TIMEOUT)
         run.leftovers.note_folders(before, since)
         started = time.monotonic()
-        probe.ask(run.connection, _ANSWER_TIMEOUT)
+        try:
+            probe.ask(run.connection, _ANSWER_TIMEOUT)
+        except TritonError as error:
+            if not (error.busy or error.refused):  # a full queue is no reason to reload it again
+                raise
         run.state.answered(model, time.monotonic() - started)
         return old
 
