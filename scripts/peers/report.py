@@ -11,12 +11,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from peers.rounds import TRIAL_CONCURRENCY
+
 __all__ = ["print_report", "save_plot"]
 
 # Okabe and Ito's colours, which colour-blind people tell apart; each side has its own marker too.
-_STYLES = (
-    ("#0072B2", "o"), ("#56B4E9", "D"), ("#009E73", "^"), ("#E69F00", "s"), ("#D55E00", "v"),
-)  # fmt: skip
+_STYLES = {
+    "ensemble": ("#0072B2", "o"), "ensemble, HTTP": ("#CC79A7", "P"),
+    "ensemble, INT8": ("#56B4E9", "D"), "Flask": ("#009E73", "^"), "LitServe": ("#E69F00", "s"),
+}  # fmt: skip
 _WIDTH = 100  # of the table: narrower, its columns would break
 _RATIOS = ("limit", "flask", "litserve")
 _COLUMNS = (
@@ -35,9 +38,10 @@ def print_report(results: Mapping[str, Any]) -> None:
         f" {photos['mean_bytes'] / 1000:.0f} kB each; {results['rounds_count']} rounds of"
         f" {results['seconds']:g} s, medians"
     )
-    for peer, trial in results["settings"].items():
-        tried = ", ".join(f"{title} {rate:.1f}" for title, rate in trial["tried"].items())
-        console.print(f"{peer}: {trial['used']}" + (f" (tried, images/s: {tried})" * bool(tried)))
+    for name, setting in results["settings"].items():
+        console.print(f"{name}: {setting['used']}")
+        for title, rate in setting["tried"].items():
+            console.print(f"    {rate:6.1f} images/s at concurrency {TRIAL_CONCURRENCY}: {title}")
     for note in results["variant_notes"]:
         console.print(f"INT8: {note}")
     table = Table(
@@ -77,7 +81,8 @@ def save_plot(results: Mapping[str, Any], path: Path) -> None:
 
     levels = results["concurrency"]
     figure, (rate, tail) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    for (name, rows), (colour, marker) in zip(results["sides"].items(), _STYLES, strict=False):
+    for name, rows in results["sides"].items():
+        colour, marker = _STYLES[name]
         style = {"color": colour, "marker": marker, "linewidth": 1.8, "label": name}
         rate.plot(levels, [rows[level]["images_per_s"] for level in levels], **style)
         tail.plot(levels, [rows[level]["p99_ms"] for level in levels], **style)
