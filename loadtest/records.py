@@ -12,8 +12,9 @@ from detection_client import DeadlineExceededError, QueueFullError
 __all__ = ["OK", "REFUSED", "Recorder", "outcome_of"]
 
 OK, REFUSED = "ok", "refused"
-# end (seconds since the epoch), latency in s, protocol, name, outcome, images detected on
-Row = tuple[float, float, str, str, str, int]
+# end (seconds since the epoch), latency in s, protocol, name, outcome, images detected on, and how
+# many seconds after its arrival the request was sent
+Row = tuple[float, float, str, str, str, int, float]
 
 
 def outcome_of(error: BaseException | None) -> str:
@@ -49,7 +50,12 @@ class Recorder:
         """Take a request as Locust's event reports it."""
         images = int((context or {}).get("images", 1)) if exception is None else 0
         latency = response_time / 1000
-        self.rows.append((time.time(), latency, request_type, name, outcome_of(exception), images))
+        self.rows.append(
+            (
+                *(time.time(), latency, request_type, name, outcome_of(exception), images),
+                float((context or {}).get("late_s", 0.0)),
+            )
+        )
 
     def sample_cpu(self, process: str) -> None:
         """Note the CPU time that this process has used."""

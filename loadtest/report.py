@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.analysis import Check, Window, failures, summary
+from loadtest.analysis import MIN_EMPTY_CALLS, Check, Window, failures, summary
 from loadtest.options import LoadOptions
 from loadtest.page import render
 from loadtest.plots import save_curve, save_timeline
@@ -42,7 +42,9 @@ class Report:
     def disagrees(self) -> bool:
         """Whether a figure is further from Triton's than it may be."""
         tolerance = self.options.tolerance
-        return bool(tolerance) and any(check.difference > tolerance for check in self.checks)
+        return bool(tolerance) and any(
+            check.difference - check.uncertainty > tolerance for check in self.checks
+        )
 
     def busiest(self) -> float:
         """Cores that the busiest process of the load generator used in any window."""
@@ -53,11 +55,21 @@ class Report:
         lines = [f"SLO missed: {line}" for line in self.missed] or ["The SLO was kept."]
         tolerance = self.options.tolerance
         for check in self.checks:
-            word = "agrees with" if check.difference <= (tolerance or 0.02) else "DIFFERS from"
+            if check.difference <= (tolerance or 0.02):
+                word = "agrees with"
+            elif check.difference - check.uncertainty <= (tolerance or 0.02):
+                word = f"may agree (the run is too short to tell, ±{check.uncertainty:.1%}) with"
+            else:
+                word = "DIFFERS from"
             note = f" ({check.note})" if check.note else ""
             lines.append(
                 f"{check.name}: {check.ours:.6g} {word} Triton's {check.tritons:.6g}{note}:"
                 f" {check.difference:.2%}"
+            )
+        if "rest" not in self.protocols and len(self.outside_s) < MIN_EMPTY_CALLS:
+            lines.append(
+                f"The mean latency was not compared: {len(self.outside_s)} empty calls are too few"
+                f" ({MIN_EMPTY_CALLS})."
             )
         if not self.checks:
             lines.append("Triton's statistics could not be read: nothing was compared.")

@@ -82,7 +82,7 @@ class DetectionUser(User):
             return
         self._next_arrival += random.expovariate(1.0)
         if DetectionUser._in_flight >= self.options.max_in_flight:
-            self._report(name, arrival, 0, 0, NotSentError("too many requests are in flight"))
+            self._report(name, arrival, 0, {}, NotSentError("too many requests are in flight"))
         else:
             self._calls.spawn(self._call, name, ask, images, arrival)
 
@@ -107,6 +107,7 @@ class DetectionUser(User):
     ) -> bool:
         error: DetectionClientError | None = None
         size = 0
+        late_s = time.perf_counter() - arrival
         DetectionUser._in_flight += 1
         try:
             size = ask(images)
@@ -114,7 +115,7 @@ class DetectionUser(User):
             error = caught
         finally:
             DetectionUser._in_flight -= 1
-        self._report(name, arrival, size, len(images), error)
+        self._report(name, arrival, size, {"images": len(images), "late_s": late_s}, error)
         if error is None and random.random() < _EMPTY_CALLS:
             start = time.perf_counter()
             if self.empty_call(images[0]):
@@ -122,7 +123,12 @@ class DetectionUser(User):
         return error is None
 
     def _report(
-        self, name: str, arrival: float, size: int, images: int, error: Exception | None
+        self,
+        name: str,
+        arrival: float,
+        size: int,
+        context: dict[str, Any],
+        error: Exception | None,
     ) -> None:
         took = time.perf_counter() - arrival
         self.environment.events.request.fire(
@@ -131,6 +137,6 @@ class DetectionUser(User):
             response_time=took * 1000,
             response_length=size,
             exception=error,
-            context={"images": images},
+            context=context,
             start_time=time.time() - took,
         )

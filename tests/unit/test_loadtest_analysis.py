@@ -31,7 +31,7 @@ def options(**values: Any) -> LoadOptions:
 
 
 def rows(*latencies: float, outcome: str = "ok", images: int = 1) -> list[Row]:
-    return [(100.0, latency, "grpc", "detect", outcome, images) for latency in latencies]
+    return [(100.0, latency, "grpc", "detect", outcome, images, 0.0) for latency in latencies]
 
 
 def window(rate: float, mean_ms: float, **figures: float) -> Window:
@@ -89,11 +89,26 @@ def test_agreement_adds_what_triton_does_not_see() -> None:
     recorder = Recorder()
     recorder.rows = rows(0.022, 0.022)
     images, requests, latency = agreement(
-        recorder, counters(2, 20.0), [0.001, 0.003], through_gateway=False
+        recorder, counters(2, 20.0), [0.001, 0.003] * 15, through_gateway=False
     )
     assert images.difference == requests.difference == 0
     assert latency.ours == pytest.approx(22.0)
     assert latency.tritons == pytest.approx(22.0)
+
+
+def test_an_open_load_is_compared_from_the_moment_of_sending() -> None:
+    recorder = Recorder()
+    recorder.rows = [(1.0, 0.522, "grpc", "detect", "ok", 1, 0.5)]
+    *_, latency = agreement(recorder, counters(1, 20.0), [0.001, 0.003] * 15, through_gateway=False)
+    assert latency.ours == pytest.approx(22.0)
+    assert latency.uncertainty == pytest.approx(2 / 29**0.5 / 22.0)
+
+
+def test_a_few_empty_calls_tell_nothing() -> None:
+    recorder = Recorder()
+    recorder.rows = rows(0.022)
+    checks = agreement(recorder, counters(1, 20.0), [0.002] * 29, through_gateway=False)
+    assert [check.name for check in checks] == ["images with detections", "answered requests"]
 
 
 def test_what_others_ask_shows_as_a_difference() -> None:
@@ -147,13 +162,13 @@ def test_a_worker_s_records_are_set_to_the_master_s_clock(
 ) -> None:
     worker, master = Recorder(), Recorder()
     monkeypatch.setattr("loadtest.records.time.time", lambda: 500.0)
-    worker.on_request("grpc", "detect", 20.0, None, {"images": 2})
+    worker.on_request("grpc", "detect", 20.0, None, {"images": 2, "late_s": 0.001})
     worker.on_request("grpc", "detect", 5.0, QueueFullError("busy"), {"images": 2})
     report = worker.take()
     assert worker.rows == []
     monkeypatch.setattr("loadtest.records.time.time", lambda: 400.0)
     master.add(report)
     assert master.rows == [
-        (400.0, 0.02, "grpc", "detect", "ok", 2),
-        (400.0, 0.005, "grpc", "detect", "refused", 0),
+        (400.0, 0.02, "grpc", "detect", "ok", 2, 0.001),
+        (400.0, 0.005, "grpc", "detect", "refused", 0, 0.0),
     ]
