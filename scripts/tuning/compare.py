@@ -181,8 +181,7 @@ def noise_of(ratios: Sequence[float]) -> float:
     """What a median over so many rounds can show of a plan against itself.
 
     Two standard errors of the median, which is 1.25 times that of the mean, of the logarithms.
+    What they spread around is 0, and not their own mean: two servers can differ throughout.
     """
-    logarithms = [math.log(ratio) for ratio in ratios if ratio > 0]
-    if len(logarithms) < 2:
-        return 0.0
-    return 2 * 1.25 * statistics.stdev(logarithms) / math.sqrt(len(logarithms))
+    squares = [math.log(ratio) ** 2 for ratio in ratios if ratio > 0]
+    return 2 * 1.25 * math.sqrt(sum(squares)) / len(squares) if squares else 0.0

@@ -103,12 +103,15 @@ def _verdict(result: Result) -> str:
         f"Tuned against the start: {final['ratio']:.2f} times the {measure}, {low:.2f} to"
         f" {high:.2f} over {len(final['ratios'])} rounds."
     )
+    untried = ""
+    if final["untried"]:
+        untried = f" The budget ended before these were tried: {', '.join(final['untried'])}."
     if not result.changes:
-        return f"Nothing better than the start was found. {text} That is the noise."
+        return f"Nothing better than the start was found. {text} That is the noise.{untried}"
     changes = ", ".join(
         f"{name} {show(old)} -> {show(new)}" for name, (old, new) in result.changes.items()
     )
-    return f"{text} Changed: {changes}."
+    return f"{text} Changed: {changes}.{untried}"
 
 
 def _step_rows(result: Result) -> list[list[str]]:

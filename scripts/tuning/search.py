@@ -80,6 +80,7 @@ class Search:
         self._best: Load | None = None  # of the plan in place
         self._reached = 0.0  # its throughput there
         self._tried: set[str] = set()
+        self._untried: list[str] = []  # the budget was spent
         self.plan = dict(start)
         self.steps: list[dict[str, Any]] = []
 
@@ -153,7 +154,10 @@ class Search:
         other = {**self.plan, name: value}
         # What the others were at the time is part of it: beside other values it may do better.
         key = repr(sorted(other.items()))
-        if key in self._tried or self._left() < self._cost(len(loads)):
+        if key in self._tried:
+            return False
+        if self._left() < self._cost(len(loads)):
+            self._untried.append(f"{name} {show(value)}")
             return False
         self._tried.add(key)
         before = self.plan[name]
@@ -208,6 +212,7 @@ class Search:
                 for rounds in (comparison.first, comparison.second)
             ],
             "spent_s": self._bench.spent_s,
+            "untried": list(dict.fromkeys(self._untried)),
         }
         self._bench.note("final", result)
         return result

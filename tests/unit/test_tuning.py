@@ -127,6 +127,11 @@ def test_the_budget_holds_and_leaves_room_for_the_end(tmp_path: Path) -> None:
     assert bench.clock() <= 150
     assert "final" in {record["kind"] for record in read_log(tmp_path / "log")[0]}
     assert len(found.steps) < len(search(Synthetic(), tmp_path / "other").steps)
+    short, whole = (Result.of(read_log(tmp_path / name)[0]) for name in ("log", "other"))
+    assert "postprocess.instances 8" in short.final["untried"]
+    assert whole.final["untried"] == []
+    text = write_report(short, tmp_path)[0].read_text()
+    assert "The budget ended before these were tried: " in text
 
 
 @pytest.mark.parametrize("cut", [1, 20, 75, 200])

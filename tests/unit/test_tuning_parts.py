@@ -45,7 +45,8 @@ def test_better_wants_more_than_the_noise(
 def test_noise_grows_with_the_spread_and_shrinks_with_rounds() -> None:
     assert noise_of([1.0, 1.0, 1.0]) == 0
     assert noise_of([0.9, 1.1]) > noise_of([0.95, 1.05]) > noise_of([0.95, 1.05] * 8)
-    assert noise_of([1.3]) == 0  # of one nothing can be told
+    assert noise_of([0.86, 0.86]) > 0.14  # the same in both rounds is noise too
+    assert noise_of([]) == 0
 
 
 def test_detections_agree_but_for_rounding() -> None:
