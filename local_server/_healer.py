@@ -17,22 +17,19 @@ import signal
 import threading
 import time
 from collections import defaultdict, deque
-from typing import Any
 
-from local_server._cleanup import python_environments
 from local_server._errors import ServerError
 from local_server._http import TritonError
 from local_server._ports import Ports
 from local_server._probe import Probe
 from local_server._reduced import Reduced
+from local_server._reload import load_anew
 from local_server._run import Run
 from local_server._watch import is_stopped
 
 TRITON = ""  # in place of a model's name: the whole server
 
-_RELOAD_TIMEOUT = 60.0
 _RELOAD_ATTEMPTS = 3
-_ANSWER_TIMEOUT = 10.0
 _RETIREMENT = 10.0  # seconds that a replaced instance has for its last requests
 _UNLOADING = 60.0  # and one of a model that somebody unloads, perhaps with a long queue
 _FIRST_DELAY, _LAST_DELAY = 0.5, 30.0  # seconds between starts of a Triton that does not last
@@ -234,32 +231,8 @@ class Healer:
         for pid in old:
             if hangs or is_stopped(pid):
                 _kill(pid)  # Triton then gives up on the requests it has
-        before, since = python_environments(), time.time()
-        if not gently:
-            run.connection.unload(model, _RELOAD_TIMEOUT)
-            run.connection.load(model, None, _RELOAD_TIMEOUT)
-        else:
-            # Loading a model again does nothing unless its configuration differs. This field
-            # matters only to whom it names a GPU of; a parameter would reach the model's code.
-            config = self._config(probe)
-            config["cc_model_filenames"] = {"reload": str(next(self._serial))}
-            run.connection.load(model, config, _RELOAD_TIMEOUT)
-        run.leftovers.note_folders(before, since)
-        started = time.monotonic()
-        try:
-            probe.ask(run.connection, _ANSWER_TIMEOUT)
-        except TritonError as error:
-            if not (error.busy or error.refused):  # a full queue is no reason to reload it again
-                raise
-        run.state.answered(model, time.monotonic() - started)
+        load_anew(run, probe, next(self._serial) if gently else None)
         return old
-
-    def _config(self, probe: Probe) -> dict[str, Any]:
-        """The configuration a model has now, where a promotion may just have given it another."""
-        try:
-            return self._run.connection.config(probe.model)
-        except (TritonError, OSError):  # no version of it is ready
-            return dict(probe.config)
 
     def _restart(self, problem: str) -> None:
         run = self._run

@@ -15,14 +15,14 @@ from tritonclient.utils import InferenceServerException
 from tests.server.conftest import on_any_ports
 from tests.server.test_supervisor import RECOVERY, health, wait_for
 
-USERS = 12
+USERS = 40
 MODEL = """
 import time
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
-        time.sleep(0.1)
+        time.sleep(0.3)
         tensors = [pb_utils.get_input_tensor_by_name(r, "X").as_numpy() for r in requests]
         return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", t)]) for t in tensors]
 """
@@ -33,11 +33,11 @@ max_batch_size: 1
 input [ { name: "X" data_type: TYPE_FP32 dims: [ 2 ] } ]
 output [ { name: "Y" data_type: TYPE_FP32 dims: [ 2 ] } ]
 instance_group [ { kind: KIND_CPU count: 1 } ]
-dynamic_batching { default_queue_policy { max_queue_size: 2 } }
+dynamic_batching { default_queue_policy { max_queue_size: 1 } }
 """
 
 
-def test_a_full_queue_is_no_failed_reload(tmp_path: Path) -> None:
+def test_it_is_healed_without_a_restart(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "slow" / "1"
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)
