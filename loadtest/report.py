@@ -40,8 +40,10 @@ class Report:
     knee: int | None
 
     def disagrees(self) -> bool:
-        """Whether a figure is further from Triton's than it may be."""
+        """Whether a figure is further from Triton's than it may be, or none could be compared."""
         tolerance = self.options.tolerance
+        if tolerance and not self.checks:
+            return True
         return bool(tolerance) and any(
             check.difference - check.uncertainty > tolerance for check in self.checks
         )
