@@ -187,7 +187,8 @@ def main() -> int:
         return 0
     chosen = [case for case in CASES if not arguments.only or case.name in arguments.only]
     raise_file_limit()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     error = ""
     with tqdm(total=len(chosen), unit="case", disable=None, file=sys.stderr) as bar:
         chaos = Chaos(arguments.model_repository, arguments.output, arguments.load, bar)

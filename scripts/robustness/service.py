@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -98,17 +98,19 @@ class Kept:
         os.kill(pid := self.pid, number)
         return pid
 
-    def stop(self) -> int:
-        """End it in order; returns its exit status."""
-        self._stopping.set()
-        self._keeper.join()
+    def stop(self) -> None:
+        """End it in order, or at once where that takes long or is interrupted."""
         assert self._process is not None
-        self._process.terminate()
+        self._stopping.set()
         try:
-            return self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+            self._keeper.join()
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_TIMEOUT_S)
+        finally:
+            if self.alive:
+                self._process.kill()
+            self._process.wait()
 
     def tail(self, lines: int = 15) -> str:
         """The last lines that it printed."""
@@ -218,9 +220,10 @@ class Service:
 
     def stop(self) -> None:
         """End all in order; harmless if they have ended."""
-        for kept in (self.gateway, self.launcher, *self.helpers.values()):
-            if kept.pids and not kept.stopped:
-                kept.stop()
+        with ExitStack() as stack:  # the others also where one is interrupted
+            for kept in (*self.helpers.values(), self.launcher, self.gateway):
+                if kept.pids and not kept.stopped:
+                    stack.callback(kept.stop)
 
     def health(self) -> dict[str, Any] | None:
         """What the launcher's health endpoint answers; None if it does not."""
