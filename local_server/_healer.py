@@ -189,8 +189,13 @@ class Healer:
             except (TritonError, OSError) as error:
                 run.log.note(f"{model}: reloading it failed: {error}")
                 run.state.failing(model, str(error), "reloading it again")
-                if attempt == _RELOAD_ATTEMPTS - 1 and self._reduced.keep(probe, str(error)):
+                # A load that hangs holds up every further one of that model.
+                hung = isinstance(error, TimeoutError)
+                last_but_one = attempt == _RELOAD_ATTEMPTS - 1
+                if (hung or last_but_one) and self._reduced.keep(probe, str(error)):
                     return
+                if hung:
+                    break
                 self._stopping.wait(attempt)
                 continue
             self._healed(model, old, began)

@@ -20,7 +20,8 @@ class HealthEndpoint:
     """A small HTTP server for health checks.
 
     `/health` and `/ready` answer 200 when every model answers and 503 otherwise, both with the
-    details as JSON; `/live` answers 200 as long as the launcher runs; `/metrics` is for Prometheus.
+    details as JSON; `/live` answers 200 as long as the launcher runs and watches; `/metrics` is
+    for Prometheus.
 
     Args:
         host: Address to bind.
@@ -43,7 +44,12 @@ class HealthEndpoint:
                     ok = details["status"] == "ok"
                     self._answer(HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE, details)
                 elif path in ("/live", "/v2/health/live"):
-                    self._answer(HTTPStatus.OK, {"status": "ok"})
+                    # Nobody heals any more where the supervisor has failed: start it again.
+                    ok = snapshot()["supervised"]
+                    self._answer(
+                        HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE,
+                        {"status": "ok" if ok else "failing"},
+                    )
                 elif path == "/metrics":
                     self._send(HTTPStatus.OK, CONTENT_TYPE, metrics_text(snapshot()).encode())
                 else:

@@ -43,6 +43,7 @@ class ServerState:
         self._models: dict[str, ModelState] = {}
         self._problem: str | None = "starting"
         self._restarts = 0
+        self._supervised = True
 
     def guard(self, work: Callable[[], None]) -> None:
         """Do a supervisor thread's work; if it fails, nobody watches, and the health says so."""
@@ -52,6 +53,7 @@ class ServerState:
             ended_well = True
         finally:
             if not ended_well:
+                self._supervised = False
                 self.server_down("the supervisor has failed; start the server again")
 
     def server_down(self, problem: str) -> None:
@@ -99,6 +101,7 @@ class ServerState:
                 "status": "ok" if ok else "failing",
                 "problem": self._problem,
                 "restarts": self._restarts,
+                "supervised": self._supervised,
                 "models": {name: _as_json(state) for name, state in sorted(self._models.items())},
             }
 

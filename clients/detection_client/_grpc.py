@@ -20,6 +20,7 @@ __all__ = ["AsyncGrpcTransport", "GrpcTransport"]
 _MICROSECONDS = 1_000_000
 # A server that has come back is found again within a second: gRPC's default waits up to two
 # minutes between attempts. (min_reconnect_backoff_ms is another thing: it limits the attempt.)
+_ROUND_ROBIN = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 _CHANNEL_ARGUMENTS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -32,9 +33,11 @@ class _GrpcBase:
     def __init__(
         self, client_class: Any, address: ServerAddress, headers: Mapping[str, str], tls: TlsFiles
     ) -> None:
-        arguments = list(_CHANNEL_ARGUMENTS)
+        arguments: list[tuple[str, int | str]] = list(_CHANNEL_ARGUMENTS)
         if address.is_local:  # http_proxy in the environment is not meant for this machine
             arguments.append(("grpc.enable_http_proxy", 0))
+        else:  # a name may have many addresses, as that of a headless service
+            arguments.append(("grpc.service_config", _ROUND_ROBIN))
         self._client = client_class(
             address.authority,
             ssl=address.uses_tls,

@@ -68,7 +68,8 @@ _MESSAGES: tuple[tuple[str, type[DetectionClientError]], ...] = (
 _PREFIXES = re.compile(r"^(?:in ensemble '[^']*', |\[request id: [^\]]*\] ?)+")
 _NOT_TRITONS = "an exception occurred in the client while decoding the response"
 _NOT_CONNECTED = re.compile(
-    r"^(?:failed to connect to all addresses|errors resolving|dns resolution failed)"
+    r"^(?:failed to connect to all addresses|connections to all backends failing"
+    r"|errors resolving|dns resolution failed)"
     r".*?([^:\]]+)\]?$",
     re.IGNORECASE,
 )

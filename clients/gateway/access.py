@@ -31,8 +31,10 @@ def read_key_hashes(source: Path | None) -> tuple[str, ...]:
     """
     if source is None:
         return ()
+    given = str(source)
     try:
-        text = source.read_text() if source.is_file() else str(source)
+        inline = "," in given or len(given) == _HASH_LENGTH
+        text = given if inline and not _is_file(source) else source.read_text()
     except (OSError, UnicodeDecodeError):
         raise ValueError("the API keys' file cannot be read") from None
     lines = (line.partition("#")[0].strip().lower() for line in text.replace(",", "\n").split("\n"))
@@ -45,6 +47,13 @@ def read_key_hashes(source: Path | None) -> tuple[str, ...]:
             " printf %s KEY | sha256sum"
         )
     return hashes
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # longer than a name may be
+        return False
 
 
 class ApiKeys:

@@ -128,6 +128,8 @@ class TestAccess:
         file.write_text(f"# the door\n{KEY_HASH.upper()}  # Ali\n\n")
         assert read_key_hashes(file) == read_key_hashes(Path(KEY_HASH)) == (KEY_HASH,)
         assert read_key_hashes(None) == ()
+        many = [f"{number:064x}" for number in range(8)]
+        assert read_key_hashes(Path(",".join(many))) == tuple(many)
 
     @pytest.mark.parametrize("text", ["sesame", "", f"{KEY_HASH}\nsesame", KEY_HASH[:-1] + "x"])
     def test_what_is_no_hash_is_refused(self, tmp_path: Path, text: str) -> None:

@@ -168,6 +168,10 @@ def get(url: str) -> int:
             return error.code
 
 
+def fail() -> None:
+    raise RuntimeError
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_probes_of_the_launcher(name: str) -> None:
     """A model that is being healed takes the pod out of the Service, and does not restart it."""
@@ -188,6 +192,9 @@ def test_probes_of_the_launcher(name: str) -> None:
         assert set(answers().values()) == {200}
         state.failing("detector", "no answer within 4 s", "reloading it")
         assert answers() == {"startupProbe": 503, "readinessProbe": 503, "livenessProbe": 200}
+        with pytest.raises(RuntimeError):
+            state.guard(fail)
+        assert set(answers().values()) == {503}  # nobody heals any more
     finally:
         endpoint.close()
 

@@ -577,6 +577,14 @@ class TestWatch:
         watch.close()
 
 
+def ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigIgn:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
 class TestGuardian:
     """The process that cleans up, with a `sleep` in the part of Triton."""
 
@@ -610,9 +618,12 @@ class TestGuardian:
         (full := tmp_path / "full").mkdir()
         (full / "file").touch()
         with self.start(os.getpid(), folder, prefix) as guardian:
+            while not ignores(guardian.pid, signal.SIGTERM):  # it has just been started
+                assert guardian.poll() is None
+                time.sleep(0.02)
             for number in (signal.SIGINT, signal.SIGTERM):
-                time.sleep(0.2)
                 guardian.send_signal(number)
+                time.sleep(0.2)
             assert guardian.poll() is None
             assert triton.poll() is None
             assert guardian.stdin is not None
