@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from detection_client import DeadlineExceededError, QueueFullError
+from detection_client import QueueFullError
 
 __all__ = ["OK", "REFUSED", "Recorder", "outcome_of"]
 
@@ -21,8 +21,7 @@ def outcome_of(error: BaseException | None) -> str:
     """``ok``, ``refused`` where the server had more work than it takes, or the error's kind."""
     if error is None:
         return OK
-    waited = isinstance(error, DeadlineExceededError) and "too long in a queue" in str(error)
-    return REFUSED if isinstance(error, QueueFullError) or waited else type(error).__name__
+    return REFUSED if isinstance(error, QueueFullError) else type(error).__name__
 
 
 class Recorder:

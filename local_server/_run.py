@@ -201,6 +201,7 @@ class Run:
             try:
                 probe.ask(self.connection, timeout=max(1.0, deadline - started))
             except (TritonError, OSError) as error:
-                if not (isinstance(error, TritonError) and error.refused):
+                # A full queue is one of a model that works: clients were waiting for the start.
+                if not (isinstance(error, TritonError) and (error.refused or error.busy)):
                     raise ServerError(f"model {model!r} does not answer: {error}") from error
             self.state.answered(model, time.monotonic() - started)

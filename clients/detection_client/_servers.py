@@ -174,8 +174,7 @@ class Call:
             return True
         if doubtful and isinstance(error, DeadlineExceededError):
             return True  # such a server is given a part of the time alone, and the rest is left
-        # With time left, a deadline is that of the server's own queue.
-        if isinstance(error, (QueueFullError, DeadlineExceededError)):
+        if isinstance(error, QueueFullError):
             self.refused += 1
             return self.refused == 1 and self.servers.spend_retry()
         return False

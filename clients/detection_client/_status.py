@@ -60,7 +60,7 @@ _ERRORS: dict[str, type[DetectionClientError]] = {
 # Looked for before the status, which does not tell these apart.
 _MESSAGES: tuple[tuple[str, type[DetectionClientError]], ...] = (
     ("exceeds maximum queue size", QueueFullError),
-    ("timeout expired", DeadlineExceededError),
+    ("timeout expired", QueueFullError),
     ("protocol is restricted", AccessDeniedError),
     ("message larger than max", InvalidInputError),
 )
@@ -117,7 +117,7 @@ def error_from_status(
     if kind is QueueFullError:
         return QueueFullError(f"the server at {url} is busy: {text}")
     if kind is DeadlineExceededError:
-        return DeadlineExceededError(f"the request waited too long in a queue of {url}: {text}")
+        return DeadlineExceededError(f"{url}: {text}")
     if kind is ServerError:
         first_line = text.partition("\n")[0][:200] or "no reason given"
         return ServerError(

@@ -31,7 +31,6 @@ SHARES = {BARE: 0.4, RETRYING: 0.3, GATEWAY: 0.3}
 TIMEOUT_S = 30.0  # the client library's default
 RETRIES = 50  # within the timeout, which comes first
 FOR_EVER_S = 86_400.0
-QUEUED = "waited too long in a queue"  # the client, where Triton's queue gave the request up
 LOST_PROCESS = "has lost its process"  # the client, where Triton says that a stub is not healthy
 
 
@@ -185,7 +184,7 @@ def _client_call(
         try:
             await client.detect(photo)
         except DetectionClientError as error:
-            refused = isinstance(error, QueueFullError) or QUEUED in error.message
+            refused = isinstance(error, QueueFullError)
             if isinstance(error, ServerUnavailableError) and not retries:
                 refused = LOST_PROCESS not in error.message
             return _Failure(type(error).__name__, error.message, refused)

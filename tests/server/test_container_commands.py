@@ -200,7 +200,9 @@ def test_the_balancer_passes_requests_confined(
         if shutil.which(program) is None:
             pytest.skip(f"no {program} on PATH")
     folder = make(tmp_path / "root")
-    service = Service("balancer", folder, {})
+    (written := tmp_path / "balancer").mkdir()
+    os.chown(written, 101, 101)  # as the volume's options say
+    service = Service("balancer", folder, {"balancer": written})
     (folder / "docker-entrypoint.sh").write_text(ENTRY_POINT)
     (folder / "docker-entrypoint.sh").chmod(0o755)
     service.root.base_environment["PATH"] += ":/usr/sbin:/sbin"

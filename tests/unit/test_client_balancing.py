@@ -212,11 +212,6 @@ class TestFullQueue:
         assert ask(servers, {}) == ["c"]
         assert ask(servers, {}) == ["a"]  # it was not set aside
 
-    def test_one_that_waited_too_long_in_a_queue_goes_to_another(self) -> None:
-        servers = Servers(NAMES)
-        expired = DeadlineExceededError("waited too long in a queue")
-        assert ask(servers, {"a": expired}) == ["a", "b"]
-
     def test_servers_that_are_all_full_get_a_tenth_more_at_most(self) -> None:
         servers = Servers(NAMES)
         counts = Counter[int]()

@@ -66,8 +66,8 @@ CASES: list[tuple[str, str, str, type[DetectionClientError], str]] = [
         "UNAVAILABLE",
         "503",
         "in ensemble 'detection', [request id: <id_unknown>] Request timeout expired",
-        DeadlineExceededError,
-        f"the request waited too long in a queue of {URL}: Request timeout expired",
+        QueueFullError,
+        f"the server at {URL} is busy: Request timeout expired",
     ),
     (
         "INTERNAL",
