@@ -105,25 +105,25 @@ def print_results(results: dict[str, Any]) -> None:
         rounds = results[way]
         best = statistics.median(one["best"] for one in rounds)
         table = Table(title=f"{way}: best {best:.1f} images/s", title_justify="left")
-        for column in ("load", "offered/s", "answered/s", "goodput", "p50 ms", "p99 ms"):
+        for column in ("load", "offered/s", "good/s", "goodput", "p50 ms", "p99 ms"):
             table.add_column(column, justify="right")
-        for column in ("refused", "p99 ms", "longest ms", "kinds"):
+        for column in ("failed", "p99 ms"):
             table.add_column(column, justify="right")
+        kinds = sorted({kind for one in rounds for row in one["rows"] for kind in row["errors"]})
         for rows in zip(*(one["rows"] for one in rounds), strict=True):
 
             def middle(name: str, rows: Any = rows) -> float:
                 return float(statistics.median(row[name] for row in rows))
 
-            kinds = sorted({kind for row in rows for kind in row["errors"]})
             refused = statistics.median(sum(row["errors"].values()) for row in rows)
             table.add_row(
                 *(f"{rows[0]['factor']:g} x", f"{middle('offered_per_s'):.0f}"),
                 *(f"{middle('images_per_s'):.1f}", f"{middle('goodput'):.2f}"),
                 *(f"{middle('p50_ms'):.0f}", f"{middle('p99_ms'):.0f}"),
                 *(f"{refused:.0f} of {middle('requests'):.0f}", f"{middle('failed_p99_ms'):.0f}"),
-                *(f"{middle('longest_ms'):.0f}", ", ".join(kinds)),
             )
         console.print(table)
+        console.print(f"failed: {', '.join(kinds) or 'none'}")
     if results["restarts"]:
         console.print("Triton died under the load and was started again.")
 
