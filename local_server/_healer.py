@@ -263,12 +263,18 @@ class Healer:
             return
 
     def _count_instances(self, healed: str | None = None, retired: set[int] | None = None) -> None:
-        """Take the processes that live now for those that must not end."""
+        """Take the processes that live now, of all or of one model, for those that must not end."""
         with self._lock:
             deadline = time.monotonic() + _RETIREMENT
             self._retired |= dict.fromkeys(retired or (), deadline)
             living = self._run.stubs()
-            self._instances = {p: name for p, name in living.items() if p not in self._retired}
+            fresh = {p: name for p, name in living.items() if p not in self._retired}
+            if healed in (None, TRITON):
+                self._instances = fresh
+            else:  # a process of another model may have died, and nobody have noticed yet
+                others = {p: name for p, name in self._instances.items() if name != healed}
+                mine = {p: name for p, name in fresh.items() if name == healed}
+                self._instances = others | mine
             if healed == TRITON:
                 self._pending.clear()
             elif healed is not None:

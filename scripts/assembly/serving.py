@@ -27,7 +27,7 @@ Kind = Literal["auto", "cpu", "gpu"]
 
 DEFAULT_ENSEMBLE = "detection"
 _CANDIDATE = "_candidate"  # ends the name under which a promotion tries a detector
-_CPU_QUEUE = 32  # requests that wait for the detector at most
+_CPU_QUEUE = 64  # requests that wait for the detector at most
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
