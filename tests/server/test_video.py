@@ -129,7 +129,12 @@ def start_rtsp(port: int) -> subprocess.Popen[bytes]:
 
 
 def can_serve_rtsp() -> bool:
-    check = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    check = (
+        "import gi, sys; gi.require_version('Gst', '1.0');"
+        " gi.require_version('GstRtspServer', '1.0'); from gi.repository import Gst;"
+        " Gst.init(None);"  # the decoder of the video, and the encoder
+        " sys.exit(not all(map(Gst.ElementFactory.find, ('avdec_mpeg4', 'x264enc'))))"
+    )
     python = Path(SYSTEM_PYTHON)
     return (
         python.exists()
@@ -141,7 +146,10 @@ def test_an_rtsp_server_that_is_killed_and_started_again(
     server: TritonServer, tmp_path: Path
 ) -> None:
     if not (VTEST.is_file() and can_serve_rtsp()):
-        pytest.skip("needs Debian's opencv-doc, python3-gi and gir1.2-gst-rtsp-server-1.0")
+        pytest.skip(
+            "needs Debian's opencv-doc, python3-gi, gir1.2-gst-rtsp-server-1.0 and GStreamer's"
+            " plugins ugly and libav"
+        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
