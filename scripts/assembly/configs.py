@@ -151,7 +151,6 @@ def _preprocess(name: str, info: DetectorInfo) -> pb.ModelConfig:
     config.output.add(name="images", data_type=pb.TYPE_UINT8, dims=_images_dims(info))
     config.output.add(name="geometry", data_type=pb.TYPE_FP32, dims=[6])
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=2)
-    config.dynamic_batching.preferred_batch_size.append(4)
     limit_queue(config, timeout_us=500_000)
     fit: PreprocessSettings = info.preprocess_settings()
     _parameters(config, NICE=10)  # of its processes: those of the later steps go first
