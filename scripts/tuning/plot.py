@@ -33,6 +33,9 @@ def save_plot(result: Result, path: Path) -> None:
     plt.close(figure)
 
 
+_WIDEST = 3.0  # the ratio up to which bars are drawn
+
+
 def _draw_steps(axes: Any, steps: list[dict[str, Any]], noise: dict[str, Any]) -> None:
     for row, step in enumerate(steps):
         low, high = min(step["ratios"]), max(step["ratios"])
@@ -45,9 +48,15 @@ def _draw_steps(axes: Any, steps: list[dict[str, Any]], noise: dict[str, Any]) -
     if noise:
         margin = noise["margin"]
         axes.axvspan(1 - margin, 1 + margin, color="grey", alpha=0.2, label="noise")
-        axes.legend(loc="lower right", fontsize="small")
+        axes.legend(loc="upper right", fontsize="small")
     highest = max([1.0, *(max(step["ratios"]) for step in steps)])
-    axes.set_xlim(0, min(highest, 3) * 1.1)
+    edge = min(highest, _WIDEST) * 1.1
+    axes.set_xlim(0, edge)
+    for row, step in enumerate(steps):
+        if step["ratio"] > edge:  # the bar goes on
+            axes.text(
+                edge * 0.98, row, f"{step['ratio']:.1f} →", color="white", ha="right", va="center"
+            )
     axes.set(title="Each candidate against what was in place (blue: kept)", xlabel="ratio, range")
 
 
@@ -69,6 +78,6 @@ def _draw_curves(axes: Any, result: Result) -> None:
     if limit is not None:
         axes.axhline(limit, color="black", linestyle="--", label=f"p99 {limit:g} ms")
     axes.set(title="At each concurrency", xlabel="images/s", ylabel="p99 ms")
-    axes.set_xlim(0)
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.04)
     axes.set_ylim(0)
     axes.legend(loc="upper left")
