@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmark import latency_summary, median_of
 from detection_client import DetectionClient
+from load import quantiles_ms
 from local_server import TritonServer
 from machine import processor_name, shared_memory_mb
 from photos import PHOTOS, jpeg
@@ -64,8 +64,8 @@ class Outcomes:
 
     def summary(self, seconds: float) -> dict[str, Any]:
         """The numbers to report."""
-        p50, p99 = _quantiles_ms(self.accepted_s)
-        refused_p50, refused_p99 = _quantiles_ms(self.refused_s)
+        p50, _, p99 = quantiles_ms(self.accepted_s)
+        refused_p50, _, refused_p99 = quantiles_ms(self.refused_s)
         return {
             "offered_per_s": self.offered_per_s,
             "answered_per_s": len(self.accepted_s) / seconds,
@@ -76,13 +76,6 @@ class Outcomes:
             "refused_max_ms": max(self.refused_s, default=0.0) * 1e3,
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
         }
-
-
-def _quantiles_ms(latencies_s: Sequence[float]) -> tuple[float, float]:
-    if not latencies_s:
-        return 0.0, 0.0
-    p50, p99 = np.percentile(np.asarray(latencies_s) * 1e3, (50, 99))
-    return float(p50), float(p99)
 
 
 @contextmanager
