@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from detection_client import DetectionClient, DetectionClientError
+from gateway_process import running_gateway
 from loadtest.options import OPTIONS, LoadOptions, add_options
 from local_server import ServerError, TritonServer
 from photos import PHOTOS, jpeg
@@ -96,9 +97,6 @@ def _find_servers(own: argparse.Namespace, stack: ExitStack) -> None:
         for name in PHOTOS * _WARM_UP_ROUNDS:
             client.detect(jpeg(name))
     if "rest" in own.tags:
-        # The benchmark's gateway brings what only `make loadtest ARGS="--tags rest"` needs.
-        from benchmark_gateway import running_gateway
-
         port, _ = stack.enter_context(running_gateway(server.grpc_url, ()))
         own.gateway = f"http://127.0.0.1:{port}"
 

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmark_gateway import running_gateway
 from detection_client import AsyncDetectionClient
+from gateway_process import running_gateway
 from load import Ask, client_ask, closed_loop, http_ask, open_loop
 from local_server import ServerError, TritonServer
 from machine import processor_name

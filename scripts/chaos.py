@@ -146,6 +146,7 @@ class Chaos:
                 try:
                     self._run_on(setting, some, Path(name))
                 finally:
+                    SETTINGS[setting].tidy()
                     logs = self._output / "logs" / setting
                     shutil.rmtree(logs, ignore_errors=True)
                     logs.mkdir(parents=True)

@@ -21,12 +21,14 @@ __all__ = [
     "is_model_name",
     "limit_queue",
     "model_names",
+    "set_max_batch",
 ]
 
 Kind = Literal["auto", "cpu", "gpu"]
 
 DEFAULT_ENSEMBLE = "detection"
 _CANDIDATE = "_candidate"  # ends the name under which a promotion tries a detector
+_PYTHON_BACKENDS = ("python", "preprocess_backend")
 _CPU_QUEUE = 64  # requests that wait for the detector at most
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -149,6 +151,18 @@ def limit_queue(config: pb.ModelConfig, *, size: int = 0, timeout_us: int = 0) -
     policy.max_queue_size, policy.default_timeout_microseconds = size, timeout_us
 
 
+def set_max_batch(config: pb.ModelConfig, size: int) -> None:
+    """Set the greatest batch of a model, and warm Python models up with it.
+
+    Those pass tensors through shared memory that grows with the batch: that there is enough of it
+    shows at the start then, and not under load.
+    """
+    config.max_batch_size = size
+    if config.backend in _PYTHON_BACKENDS:
+        for sample in config.model_warmup:
+            sample.batch_size = size
+
+
 def adjust(
     configs: Mapping[str, pb.ModelConfig], names: ModelNames, engine: str, serving: Serving
 ) -> None:
@@ -161,7 +175,7 @@ def adjust(
     if serving.max_batch is not None:
         for config in configs.values():
             if config is not detector or backend.batched:
-                config.max_batch_size = serving.max_batch
+                set_max_batch(config, serving.max_batch)
     _set_instances(detector, engine, serving)
     _set_batching(detector, engine, serving)
 

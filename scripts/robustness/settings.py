@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustness.cases.clock import clock_environment, find_library
+from robustness.cases.clock import clock_environment, find_library, remove_segments
 from robustness.cases.storage import LOG_MOUNT
 from robustness.service import Kept, Service, free_ports
 
@@ -28,10 +28,12 @@ class Setting:
     Attributes:
         make: Makes the service from a repository and a temporary folder.
         lacks: Says what this machine lacks for it; "" if nothing.
+        tidy: Removes what the service leaves outside its folder when it has ended.
     """
 
     make: Callable[[Path, Path], Service]
     lacks: Callable[[], str]
+    tidy: Callable[[], None] = lambda: None
 
 
 def _plain(repository: Path, folder: Path) -> Service:
@@ -118,5 +120,5 @@ SETTINGS: Mapping[str, Setting] = {
     "redis": Setting(_redis, _no_redis),
     "small-log-disk": Setting(_small_log_disk, _no_mounts),
     "small-shm": Setting(_small_shm, _no_mounts),
-    "clock": Setting(_clock, _no_faketime),
+    "clock": Setting(_clock, _no_faketime, remove_segments),
 }

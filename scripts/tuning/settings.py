@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from assembly.serving import set_max_batch
 from detserve.repository import DetectorRepository
 
 __all__ = ["STAGES", "Plan", "Setting", "apply_plan", "read_plan", "settings_of", "show"]
@@ -158,7 +159,7 @@ def _max_batch() -> Setting:
         # of OpenVINO's backend, takes any.
         for config in configs.values():
             if config.max_batch_size:
-                config.max_batch_size = int(value)
+                set_max_batch(config, int(value))
 
     return Setting("ensemble.max_batch_size", read, write)
 

@@ -22,7 +22,7 @@ from local_server import TritonServer
 from photos import jpeg
 
 CUP = jpeg("coffee")
-BURST = 96  # more than the queues and the processes hold
+BURST = 256  # more than a machine with many more cores answers within the queue's timeout
 REFUSALS = ("Exceeds maximum queue size", "Request timeout expired")
 
 
@@ -76,10 +76,13 @@ def test_a_burst_is_answered_or_refused(
 
 def test_refused_over_http(server: TritonServer) -> None:
     statuses = Counter[str]()
+    ready = threading.Barrier(BURST)
 
     def ask(_: int) -> None:
         # Its client is not thread-safe: one each.
         with triton_http.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
+            client.is_server_live()  # connects
+            ready.wait(60)
             try:
                 client.infer("detection", image_of(triton_http))
             except InferenceServerException as error:

@@ -8,9 +8,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
+from robustness.processes import SHARED_MEMORY
 from robustness.trial import Case, Trial
 
-__all__ = ["CASES", "clock_environment", "find_library"]
+__all__ = ["CASES", "clock_environment", "find_library", "remove_segments"]
 
 CLOCK_FILE = "clock"
 HOUR_S = 3600
@@ -55,6 +58,14 @@ def clock_environment(folder: Path) -> dict[str, str]:
         "DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
+
+
+def remove_segments() -> None:
+    """Remove the shared memory of libfaketime whose process, by which it is named, was killed."""
+    for pattern in ("faketime_shm_*", "sem.faketime_sem_*"):
+        for segment in SHARED_MEMORY.glob(pattern):
+            if not psutil.pid_exists(int(segment.name.rpartition("_")[2])):
+                segment.unlink(missing_ok=True)
 
 
 def _step(trial: Trial, *, seconds: int) -> None:

@@ -12,12 +12,6 @@ import pytest
 
 from balancing.nginx import DEPLOY, Nginx, NginxError, render, settings
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin"),
-    reason="no nginx on PATH",
-)
-
-
 CHANGES = (
     {"BALANCER_TRITONS": "127.0.0.1:1:2:3 127.0.0.1:4:5"},
     {"BALANCER_TRITONS": "127.0.0.1", "BALANCER_GATEWAYS": "127.0.0.1 127.0.0.1:81"},

@@ -9,18 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from balancing.load import Record, run_load
-from balancing.measure import BROKEN_MODEL, balancer, watching
+from balancing.measure import BROKEN_MODEL, watching
 from balancing.nginx import Nginx
-from balancing.servers import ROOT, Launcher, free_ports, launchers
+from balancing.servers import ROOT, Launcher, free_ports
 from detection_client import AsyncDetectionClient, DetectionClient, ServerUnavailableError
 from photos import PHOTOS, jpeg
+from tests.server.balancing.conftest import wait_until
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin"),
@@ -29,33 +30,6 @@ pytestmark = pytest.mark.skipif(
 
 CAT = jpeg("chelsea")
 PROTOCOLS = ("grpc", "http")
-
-
-@pytest.fixture(scope="module")
-def servers(repository: Path) -> Iterator[list[Launcher]]:
-    with launchers(2, repository) as running:
-        yield running
-
-
-@pytest.fixture
-def both(servers: list[Launcher]) -> list[Launcher]:
-    """The servers, both of them up and healthy."""
-    for server in servers:
-        server.wait_until_healthy()
-    return servers
-
-
-@pytest.fixture
-def nginx(both: list[Launcher]) -> Iterator[Nginx]:
-    with balancer(both) as running:
-        yield running
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def several(servers: Sequence[Launcher], protocol: str) -> list[str]:

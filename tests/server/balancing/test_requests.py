@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from balancing.measure import balancer
 from balancing.nginx import Nginx
-from balancing.servers import Launcher, free_ports, launchers
+from balancing.servers import Launcher, free_ports
 from detection_client import (
     AsyncDetectionClient,
     DetectionClient,
@@ -30,49 +27,17 @@ from detection_client import (
 )
 from photos import jpeg
 from tests.images import encode, photo
+from tests.server.balancing.conftest import wait_until
 from tests.server.gateways import gateway
 
-pytestmark = [
-    pytest.mark.skipif(
-        not shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin"),
-        reason="no nginx on PATH",
-    ),
-    pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 
 CAT = jpeg("chelsea")
 SERVICE = "/inference.GRPCInferenceService"
 
 
-@pytest.fixture(scope="module")
-def servers(repository: Path) -> Iterator[list[Launcher]]:
-    with launchers(2, repository) as running:
-        yield running
-
-
-@pytest.fixture
-def both(servers: list[Launcher]) -> list[Launcher]:
-    """The servers, both of them up and healthy."""
-    for server in servers:
-        server.wait_until_healthy()
-    return servers
-
-
-@pytest.fixture
-def nginx(both: list[Launcher]) -> Iterator[Nginx]:
-    with balancer(both) as running:
-        yield running
-
-
 def entries(nginx: Nginx) -> list[dict[str, Any]]:
     return [json.loads(line) for line in nginx.access_log.read_text().splitlines()]
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def labels(url: str | Sequence[str], image: bytes = CAT, **options: Any) -> set[str]:
