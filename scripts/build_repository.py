@@ -119,7 +119,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serving = parser.add_argument_group("serving", "for an ensemble that is there: what to change")
     serving.add_argument(
-        "--instances", type=int, metavar="N", help="instances of the detector (default: 2)"
+        "--instances",
+        type=int,
+        metavar="N",
+        help="instances of the detector (default: 3 on a CPU, 2 on a GPU)",
     )
     serving.add_argument(
         "--kind",

@@ -87,9 +87,9 @@ def _corrupt_model(trial: Trial) -> None:
         time.sleep(8)  # longer than the launcher's attempts at first
         began = time.monotonic()
         answers = trial.wait_until(lambda: trial.answered_since(began) > 0, 5)
-        trial.check("the other process goes on serving", answers)
+        trial.check("the other processes go on serving", answers)
         living = set(detectors) & stubs_of(launcher.pid).keys()
-        trial.check("the other process has not been ended", len(living) == len(detectors) - 1)
+        trial.check("the other processes have not been ended", len(living) == len(detectors) - 1)
         trial.check("the health endpoint still says so", _says(trial, "detector"))
     finally:
         file.write_bytes(good)
