@@ -53,7 +53,7 @@ def threads_per_instance(config: Mapping[str, Any]) -> int:
         config: The model's configuration in JSON.
 
     Returns:
-        The cores this process may run on, divided by the instances and rounded up.
+        The cores this process may run on, divided by the instances; at least 1.
     """
     instances = sum(group.get("count", 1) for group in config.get("instance_group", [])) or 1
-    return -(-len(os.sched_getaffinity(0)) // instances)
+    return max(1, len(os.sched_getaffinity(0)) // instances)

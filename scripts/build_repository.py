@@ -119,10 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serving = parser.add_argument_group("serving", "for an ensemble that is there: what to change")
     serving.add_argument(
-        "--instances",
-        type=int,
-        metavar="N",
-        help="instances of the detector (default: 3 on a CPU, 2 on a GPU)",
+        "--instances", type=int, metavar="N", help="instances of the detector (default: 2)"
     )
     serving.add_argument(
         "--kind",

@@ -85,7 +85,8 @@ def parse_settings(
     """Settings from a command line, else from variables such as ``DETSERVE_SERVER``.
 
     Variables that serve other programs as well have the gateway's name in them where they would
-    clash: ``DETSERVE_GATEWAY_HOST`` and ``DETSERVE_GATEWAY_PORT``.
+    clash: ``DETSERVE_GATEWAY_HOST`` and ``DETSERVE_GATEWAY_PORT``. A wrong value ends the program
+    with status 2 and names the option or the variable.
     """
     parser = argparse.ArgumentParser(
         prog="detserve-gateway", description="A REST gateway and web page for a DetServe server."
@@ -93,12 +94,18 @@ def parse_settings(
     defaults: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
     for name, default in defaults.items():
         variable = "DETSERVE_" + ("GATEWAY_" if name in ("host", "port") else "") + name.upper()
-        given = environment.get(variable) or default
+        kind = Path if name == "api_keys" else _kind_of(name, default)
+        given = default
+        if text := environment.get(variable):
+            try:
+                given = kind(text)
+            except (ValueError, argparse.ArgumentTypeError) as error:
+                parser.error(f"variable {variable}: {error}")
         shown = "" if default in ("", None) else " (%(default)s)"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             default=given,
-            type=Path if name == "api_keys" else _kind_of(name, default),
+            type=kind,
             metavar=name.upper(),
             help=f"{HELP[name]}{shown} [{variable}]",
         )

@@ -57,8 +57,7 @@ def derive_configs(
     delay = serving.dynamic_batching
     if delay is None:
         delay = 0 if kind == "gpu" else "off"
-    instances = serving.instances or (3 if backend.batched and kind != "gpu" else 2)
-    batch = serving.max_batch or backend.max_batch
+    instances, batch = serving.instances or 2, serving.max_batch or backend.max_batch
     adjust(
         configs,
         names,

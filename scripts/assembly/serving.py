@@ -112,10 +112,8 @@ class Serving:
     """How an ensemble is served; what is None stays as it is, or has its default.
 
     Attributes:
-        instances: Instances of the detector; at least 2 by default, so that one that dies costs no
-            more than its own requests. On a CPU 3, where it has a queue with a limit: Triton hands
-            a request from such a queue to an instance that has nothing to do, so that each waits
-            between two requests.
+        instances: Instances of the detector; 2 by default, so that one that dies costs no more
+            than its own requests.
         kind: Where they run: `cpu`, `gpu`, or `auto` for a GPU where there is one.
         max_batch: Greatest batch of a request, and of what is batched together.
         dynamic_batching: Microseconds that a request may wait for others to be run with, or `off`;

@@ -208,12 +208,12 @@ def test_comments_and_tuning_stay(root: Path, make: Make) -> None:
     config.write_text(config.read_text().replace('"0.3"', '"0.4"') + "# tuned\n")
     before = config.read_bytes()
     install(make(DEFAULT), root)
-    assert install(make(DEFAULT), root, serving=Serving(instances=4)).changed == (
+    assert install(make(DEFAULT), root, serving=Serving(instances=3)).changed == (
         root / "detector/config.pbtxt",
     )
     assert config.read_bytes() == before
     expected = config_of(REPOSITORY, "detector")
-    expected.instance_group[0].count = 4
+    expected.instance_group[0].count = 3
     assert config_of(root, "detector") == expected
 
 

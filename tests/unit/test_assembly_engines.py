@@ -55,11 +55,11 @@ def batches_of(root: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("serving", "there", "not_there"),
     [
-        (Serving(), "instance_group { count: 3 } preferred_batch_size: 1", "max_queue_delay"),
-        (Serving(kind="cpu", instances=4), "instance_group { count: 4 kind: KIND_CPU }", "delay"),
+        (Serving(), "instance_group { count: 2 } preferred_batch_size: 1", "max_queue_delay"),
+        (Serving(kind="cpu", instances=3), "instance_group { count: 3 kind: KIND_CPU }", "delay"),
         (Serving(kind="gpu"), f"max_queue_size: 128 instance_group {{ {GPU} }}", "preferred"),
         (Serving(kind="gpu", dynamic_batching="off"), f"{GPU} preferred_batch_size: 1", "delay"),
-        (Serving(dynamic_batching=0), "priority_levels: 2 max_queue_size: 192", "max_queue_delay"),
+        (Serving(dynamic_batching=0), "priority_levels: 2 max_queue_size: 128", "max_queue_delay"),
         (Serving(dynamic_batching=200), "max_queue_delay_microseconds: 200", "KIND"),
     ],
     ids=str,

@@ -19,6 +19,7 @@ from gateway.capacity import Capacity
 from gateway.options import RequestOptions
 from gateway.problems import Problem
 from gateway.served import ServedModel
+from gateway.settings import parse_settings
 from gateway.tracing import Tracing
 
 KEY_HASH = hashlib.sha256(b"sesame").hexdigest()
@@ -228,3 +229,27 @@ def test_cache_keys_differ_by_what_is_asked() -> None:
     assert len({cache_key(image, options, "model") for image, options in asked}) == len(asked)
     patient = cache_key(b"image", RequestOptions(timeout=9), "model")
     assert patient == cache_key(b"image", RequestOptions(), "model")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "told"),
+    [
+        ([], {"DETSERVE_MAX_WAIT": "soon"}, "variable DETSERVE_MAX_WAIT: could not convert"),
+        ([], {"DETSERVE_GATEWAY_PORT": "-1"}, "variable DETSERVE_GATEWAY_PORT: -1 is not above 0"),
+        (["--max-wait", "soon"], {}, "argument --max-wait: invalid float value: 'soon'"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    arguments: list[str],
+    variables: dict[str, str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_settings(arguments, variables)
+    assert told in capsys.readouterr().err
+
+
+def test_a_setting_may_be_a_variable() -> None:
+    assert parse_settings([], {"DETSERVE_MAX_WAIT": "2"}).max_wait == 2
+    assert parse_settings(["--max-wait", "3"], {"DETSERVE_MAX_WAIT": "2"}).max_wait == 3

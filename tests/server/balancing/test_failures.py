@@ -49,7 +49,7 @@ def load(urls: dict[str, Any], servers: Sequence[Launcher]) -> Record:
         note("healthy")
 
     photos = [jpeg(name) for name in PHOTOS]
-    return run_load(urls, servers, photos, disturb, concurrency=3, seconds=25.0, retries=0)
+    return run_load(urls, servers, photos, disturb, concurrency=3, seconds=18.0, retries=0)
 
 
 class TestLostServer:
