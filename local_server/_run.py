@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import threading
@@ -131,7 +132,10 @@ class Run:
         with self._lock:
             self._ended = True
         if self.process is not None:
-            self.process.stop(self.settings.drain_timeout)
+            deadline = time.monotonic() + self.settings.drain_timeout
+            with contextlib.suppress(OSError, TritonError):  # it may have died, or hang
+                self._unload_ensembles(self.process, deadline)
+            self.process.stop(max(1.0, deadline - time.monotonic()))
         self.leftovers.clean()
 
     def kill(self) -> None:
@@ -181,6 +185,23 @@ class Run:
                 probes[name] = Probe(self.connection.config(name))
         self.probes, self._seen = probes, seen
         return True
+
+    def _unload_ensembles(self, process: TritonProcess, deadline: float) -> None:
+        """Let ensembles answer what they have begun, and begin no more.
+
+        A Triton that is told to end answers the requests of single models, and refuses the later
+        steps of an ensemble's.
+        """
+        ensembles = {
+            name for name, probe in self.probes.items() if "ensemble_scheduling" in probe.config
+        }
+        for name in ensembles:
+            self.connection.unload(name, timeout=2)
+        while process.alive and time.monotonic() < deadline:
+            states = self.connection.models()
+            if all(states.get(name, "UNLOADED") == "UNLOADED" for name in ensembles):
+                break
+            time.sleep(0.02)
 
     def _models_to_load(self) -> list[str] | None:
         """The models to start with; None for all of the repository."""

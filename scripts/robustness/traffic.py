@@ -32,6 +32,7 @@ TIMEOUT_S = 30.0  # the client library's default
 RETRIES = 50  # within the timeout, which comes first
 FOR_EVER_S = 86_400.0
 LOST_PROCESS = "has lost its process"  # the client, where Triton says that a stub is not healthy
+ABANDONED = "scheduler for model has stopped"  # Triton, of an ensemble's later step when it ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ def _client_call(
         except DetectionClientError as error:
             refused = isinstance(error, QueueFullError)
             if isinstance(error, ServerUnavailableError) and not retries:
-                refused = LOST_PROCESS not in error.message
+                refused = not any(text in error.message for text in (LOST_PROCESS, ABANDONED))
             return _Failure(type(error).__name__, error.message, refused)
         return None
 

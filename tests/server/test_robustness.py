@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 from PIL import Image
 from tritonclient import grpc as triton_grpc
 
-from detection_client import DetectionClient
+from detection_client import DetectionClient, ServerUnavailableError
 from local_server import TritonServer
 from photos import jpeg
 from tests.images import odd_images, photo
+from tests.server.conftest import on_any_ports
 
 CAT = jpeg("chelsea")
 
@@ -87,3 +89,36 @@ def test_a_picture_of_one_colour_has_no_detections(server: TritonServer) -> None
         found = client.detect(stream.getvalue())
     assert len(found) == 0
     assert found.boxes_xyxy.shape == (0, 4)
+
+
+def test_what_is_under_way_when_the_server_ends_is_answered(repository: Path) -> None:
+    """Triton alone refuses the later steps of an ensemble's requests when it is told to end."""
+    cup, ending = jpeg("coffee"), threading.Event()
+    requests: list[tuple[float, float, str]] = []
+
+    def ask(url: str) -> None:
+        with DetectionClient(url, retries=0, timeout=30) as client:
+            while not ending.is_set():
+                sent, error = time.monotonic(), ""
+                try:
+                    client.detect(cup)
+                except ServerUnavailableError as refusal:
+                    error = refusal.message
+                    time.sleep(0.02)
+                requests.append((sent, time.monotonic(), error))
+
+    with on_any_ports(repository) as own:
+        threads = [threading.Thread(target=ask, args=(own.grpc_url,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        ended = time.monotonic()
+    ending.set()
+    for thread in threads:
+        thread.join()
+    # A request may take some milliseconds until it is at the server.
+    under_way = [error for sent, answered, error in requests if sent < ended - 0.01 < answered]
+    assert under_way
+    assert not any(under_way)
+    assert any(error for _, _, error in requests)  # later ones
+    assert not [error for _, _, error in requests if "scheduler for model" in error]
