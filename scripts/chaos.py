@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import shutil
 import signal
 import sys
@@ -49,7 +48,6 @@ CALM_S = 1.5  # without a failure, at the end of a case
 RECOVERY_S = 60.0
 CLEAN_S = 15.0  # replaced processes have ten seconds for their last requests
 EXPECTED = 5  # so many answers of each sender are waited for in that time
-OLD_S = 3.0  # a request under way for longer than that is not answered any more
 
 
 def measure_capacity(service: Service, photos: list[bytes]) -> float:
@@ -78,14 +76,18 @@ def run_case(case: Case, trial: Trial) -> Result:
         time.sleep(0.1)
         now = time.monotonic()
         since = monitor.well_since(hit)
-        if since is None or now - max(since, changed) < max(calm_s, case.least_s):
+        if since is None:
+            continue
+        well_s = now - max(since, changed)
+        if well_s < max(calm_s, case.least_s):
             continue
         calm = traffic.between(now - calm_s, now)
         answered = {by: sum(not one.error for one in calm if one.by == by) for by in SHARES}
         recovered = (
             min(answered.values()) > 0
             and not any(one.error for one in calm)
-            and traffic.oldest_pending_s() < OLD_S
+            # Triton takes seconds to give up some requests of a dead process: they are this case's.
+            and traffic.oldest_pending_s() < well_s
         )
     end = time.monotonic()
     left = _wait_until_clean(trial.service)
@@ -135,9 +137,9 @@ class Chaos:
         self.rates: dict[str, float] = {}
 
     def run(self, cases: list[Case]) -> None:
-        """Run cases, those of a setting one after the other on the same service."""
-        for setting, group in itertools.groupby(cases, key=lambda case: case.setting):
-            some = list(group)
+        """Run cases, all those of a setting one after the other on the same service."""
+        for setting in dict.fromkeys(case.setting for case in cases):
+            some = [case for case in cases if case.setting == setting]
             if lack := SETTINGS[setting].lacks():
                 self.skipped |= {case.name: lack for case in some}
                 self._bar.update(len(some))
