@@ -23,6 +23,7 @@ from detection_client import (
     DeadlineExceededError,
     DetectionClient,
     InvalidInputError,
+    QueueFullError,
 )
 from detserve.detections import Detections
 from local_server import TritonServer
@@ -111,7 +112,8 @@ def test_a_bad_image_is_refused_and_its_region_used_again(server: TritonServer, 
 def test_requests_given_up_do_no_harm(url: str, expected: list[Detections]) -> None:
     with DetectionClient(url, shared_memory=True, retries=0) as client:
         for number in range(40):
-            with pytest.raises(DeadlineExceededError):
+            # The server may be the first to give up: what was asked before fills its queue.
+            with pytest.raises((DeadlineExceededError, QueueFullError)):
                 client.detect(ARRAYS[number % 2], timeout=0.004)
         assert_same(client.detect(ARRAYS[0]), expected[0])
 
