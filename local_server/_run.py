@@ -197,10 +197,9 @@ class Run:
         }
         for name in ensembles:
             self.connection.unload(name, timeout=2)
-        while process.alive and time.monotonic() < deadline:
+        while ensembles and process.alive and time.monotonic() < deadline:
             states = self.connection.models()
-            if all(states.get(name, "UNLOADED") == "UNLOADED" for name in ensembles):
-                break
+            ensembles = {n for n in ensembles if states.get(n, "UNLOADED") != "UNLOADED"}
             time.sleep(0.02)
 
     def _models_to_load(self) -> list[str] | None:

@@ -86,31 +86,34 @@ def parse_settings(
 
     Variables that serve other programs as well have the gateway's name in them where they would
     clash: ``DETSERVE_GATEWAY_HOST`` and ``DETSERVE_GATEWAY_PORT``. A wrong value ends the program
-    with status 2 and names the option or the variable.
+    with status 2 and names the option or the variable, unless an option overrides the variable.
     """
     parser = argparse.ArgumentParser(
         prog="detserve-gateway", description="A REST gateway and web page for a DetServe server."
     )
-    defaults: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
-    for name, default in defaults.items():
+    readers: dict[str, tuple[str, Any]] = {}
+    for name, default in ((field.name, field.default) for field in fields(Settings)):
         variable = "DETSERVE_" + ("GATEWAY_" if name in ("host", "port") else "") + name.upper()
         kind = Path if name == "api_keys" else _kind_of(name, default)
-        given = default
-        if text := environment.get(variable):
-            try:
-                given = kind(text)
-            except (ValueError, argparse.ArgumentTypeError) as error:
-                parser.error(f"variable {variable}: {error}")
-        shown = "" if default in ("", None) else " (%(default)s)"
+        readers[name] = variable, kind
+        given = str(environment.get(variable) or default).replace("%", "%%")
+        shown = "" if default in ("", None) else f" ({given})"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            default=given,
+            default=argparse.SUPPRESS,
             type=kind,
             metavar=name.upper(),
             help=f"{HELP[name]}{shown} [{variable}]",
         )
     parser.add_argument("--version", action="version", version=f"detserve-gateway {__version__}")
-    return Settings(**vars(parser.parse_args(arguments)))
+    given_values = vars(parser.parse_args(arguments))
+    for name, (variable, kind) in readers.items():
+        if name not in given_values and (text := environment.get(variable)):
+            try:
+                given_values[name] = kind(text)
+            except (ValueError, argparse.ArgumentTypeError) as error:
+                parser.error(f"variable {variable}: {error}")
+    return Settings(**given_values)
 
 
 def _kind_of(name: str, default: Any) -> Any:

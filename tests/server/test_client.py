@@ -32,9 +32,6 @@ from photos import PHOTOS, jpeg, photo_path
 from tests.images import encode, photo
 from tests.server.conftest import on_any_ports
 
-# aiohttp warns of bodies over a megabyte; tritonclient hands them over so.
-pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-
 CAT = jpeg("chelsea")
 # It takes a while to decode: a PNG has no reduced scale.
 LARGE = encode(photo("chelsea").resize((3000, 2000)), "PNG", compress_level=1)

@@ -253,3 +253,4 @@ def test_a_wrong_setting_is_named(
 def test_a_setting_may_be_a_variable() -> None:
     assert parse_settings([], {"DETSERVE_MAX_WAIT": "2"}).max_wait == 2
     assert parse_settings(["--max-wait", "3"], {"DETSERVE_MAX_WAIT": "2"}).max_wait == 3
+    assert parse_settings(["--max-wait", "3"], {"DETSERVE_MAX_WAIT": "soon"}).max_wait == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,11 +21,6 @@ from balancing.servers import ROOT, Launcher, free_ports
 from detection_client import AsyncDetectionClient, DetectionClient, ServerUnavailableError
 from photos import PHOTOS, jpeg
 from tests.server.balancing.conftest import wait_until
-
-pytestmark = pytest.mark.skipif(
-    not shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin"),
-    reason="no nginx on PATH",
-)
 
 CAT = jpeg("chelsea")
 PROTOCOLS = ("grpc", "http")

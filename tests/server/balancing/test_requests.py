@@ -30,8 +30,6 @@ from tests.images import encode, photo
 from tests.server.balancing.conftest import wait_until
 from tests.server.gateways import gateway
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-
 CAT = jpeg("chelsea")
 SERVICE = "/inference.GRPCInferenceService"
 
