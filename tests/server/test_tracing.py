@@ -15,9 +15,12 @@ from tests.server.conftest import on_any_ports
 from tests.server.gateways import gateway
 
 TRACE, PARENT = "5f" * 16, "c1" * 8
+STARTS = {"grpc": "a1", "http": "a2", "sampled": "a3"}  # of the trace ids that the tests use
 STEPS = ("preprocess", "detector", "postprocess")
 HEADERS = {"Content-Type": "image/jpeg"}
-_EXPORT = 20.0  # seconds that the spans may take; the exporters send every five or so
+_SPANS = 9  # of a request: the gateway's, InferRequest, the ensemble, and two a step
+_EXPORT = 5.0  # seconds that the spans may take
+_TRIES = 6  # Triton's exporter loses a batch of spans now and then, on a busy machine one in six
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +52,34 @@ def ask(url: str, **headers: str) -> None:
     assert answer.status_code == 200
 
 
+def whole_trace(url: str, collected: Collector, start: str, *, unsampled: str = "") -> list[Span]:
+    """The spans of a request through a gateway, from the first try of which all have come.
+
+    Args:
+        url: Of Triton.
+        collected: Where the spans are sent.
+        start: Of the trace's id.
+        unsampled: The id of a trace that is not sampled, for a request before each.
+    """
+    for number in range(_TRIES):
+        trace = f"{start}{TRACE[len(start) : -2]}{number:02x}"
+        with gateway(url, "--otlp-endpoint", collected.url) as running:
+            if unsampled:
+                ask(running.url, traceparent=f"00-{unsampled}-{PARENT}-00")
+            ask(running.url, traceparent=f"00-{trace}-{PARENT}-01")
+        # The gateway sends its spans at its end at the latest.
+        spans = collected.wait_for(lambda span, of=trace: span.trace_id == of, _SPANS, _EXPORT)
+        if len(spans) >= _SPANS:
+            return spans
+    raise AssertionError(f"of {_TRIES} requests not one's spans have all come")
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_one_trace_from_the_client_to_every_step(
     traced: TritonServer, collected: Collector, protocol: str
 ) -> None:
-    trace = f"{TRACE[:-4]}{protocol.encode().hex()[:4]}"
     url = {"grpc": traced.grpc_url, "http": traced.http_url}[protocol]
-    with gateway(url, "--otlp-endpoint", collected.url) as running:
-        ask(running.url, traceparent=f"00-{trace}-{PARENT}-01")
-    # The gateway sends its spans at its end at the latest.
-    spans = collected.wait_for(lambda span: span.trace_id == trace, 9, _EXPORT)
+    spans = whole_trace(url, collected, STARTS[protocol])
     by_id = {span.span_id: span for span in spans}
     by_name = {span.name: span for span in spans}
 
@@ -84,11 +105,8 @@ def test_the_gateway_decides_what_is_sampled(
 ) -> None:
     """Triton traces whatever has a context, sampled or not: so what is not sampled has none."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
-    unsampled, sampled = "ab" * 16, "ac" * 16
-    with gateway(traced.grpc_url, "--otlp-endpoint", collected.url) as running:
-        ask(running.url, traceparent=f"00-{unsampled}-{PARENT}-00")
-        ask(running.url, traceparent=f"00-{sampled}-{PARENT}-01")
-    assert len(collected.wait_for(lambda span: span.trace_id == sampled, 9, _EXPORT)) == 9
+    unsampled = "ab" * 16
+    whole_trace(traced.grpc_url, collected, STARTS["sampled"], unsampled=unsampled)
     assert [span for span in collected.spans if span.trace_id == unsampled] == []
 
 
@@ -98,5 +116,5 @@ def test_requests_without_a_context_are_not_traced(
     """Not even the launcher's own: the rate is 0."""
     answered = traced.health()["models"]["detection"]["last_answer"]
     assert answered is not None
-    assert {span.trace_id[:-4] for span in collected.spans} <= {TRACE[:-4], "ac" * 14}
+    assert {span.trace_id[:2] for span in collected.spans} <= set(STARTS.values())
     assert traced.health()["restarts"] == 0
