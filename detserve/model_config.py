@@ -1,4 +1,4 @@
-"""Triton model configurations: string parameters, threads for an instance, shares of the CPU."""
+"""Reading a Triton model configuration: string parameters, and threads for an instance."""
 
 from __future__ import annotations
 
@@ -6,18 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = [
-    "CPU_RESOURCE",
-    "CPU_SHARES",
-    "own_parameters",
-    "parse_parameters",
-    "string_parameters",
-    "threads_per_instance",
-]
-
-# What Triton's rate limiter deals out: a server has that many shares of its CPU, and an instance
-# whose configuration wants some runs while it holds them.
-CPU_RESOURCE, CPU_SHARES = "cpu", 1000
+__all__ = ["own_parameters", "parse_parameters", "string_parameters", "threads_per_instance"]
 
 
 def string_parameters(config: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detserve.model_config import CPU_RESOURCE, CPU_SHARES
 from local_server._errors import PortRaceError, ServerError
 from local_server._guardian import sweep
 from local_server._http import Connection
@@ -144,7 +143,6 @@ def server_arguments(
     open_to_clients: Mapping[str, bool],
     drain_timeout: float,
     models: Sequence[str] | None = None,
-    on_gpu: bool = False,
 ) -> list[str]:
     """The arguments of `tritonserver`.
 
@@ -160,7 +158,6 @@ def server_arguments(
         open_to_clients: Which of them are open nevertheless.
         drain_timeout: How long requests in flight may take at the end, in seconds.
         models: The models to load at the start; None for all.
-        on_gpu: Whether detectors of no kind run on a GPU, and need no share of the CPU.
     """
     arguments = [
         f"--model-repository={model_repository}",
@@ -181,11 +178,6 @@ def server_arguments(
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         f"--exit-timeout-secs={max(1, round(drain_timeout))}",
     ]
-    if not on_gpu:
-        arguments += [
-            "--rate-limit=execution_count",
-            f"--rate-limit-resource={CPU_RESOURCE}:{CPU_SHARES}",
-        ]
     if caches.is_dir():
         arguments.append(f"--cache-directory={caches}")
     if cache_mb > 0:

@@ -106,7 +106,6 @@ class Run:
                 },
                 drain_timeout=settings.drain_timeout,
                 models=self._models_to_load(),
-                on_gpu=Path("/dev/nvidiactl").exists(),
             )
             before, since = python_environments(), time.time()
             self.log.hold()

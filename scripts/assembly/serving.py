@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple, Self
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from detserve.model_config import CPU_RESOURCE, CPU_SHARES
 from detserve.repository import DetectorRepository, RepositoryError
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "limit_queue",
     "model_names",
     "set_max_batch",
-    "share_cpu",
 ]
 
 Kind = Literal["auto", "cpu", "gpu"]
@@ -31,10 +29,7 @@ Kind = Literal["auto", "cpu", "gpu"]
 DEFAULT_ENSEMBLE = "detection"
 _CANDIDATE = "_candidate"  # ends the name under which a promotion tries a detector
 _PYTHON_BACKENDS = ("python", "preprocess_backend")
-_QUEUE = 64  # requests that wait for a detector with a queue of its own at most
-# For the rate limiter: who has the least product of its weight and of the times that it has run
-# goes first. A model of no weight, as `postprocess`, has 1.
-_DETECTOR_WEIGHT, _PREPROCESS_WEIGHT = 1000, 1_000_000
+_CPU_QUEUE = 64  # requests that wait for the detector at most
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -156,25 +151,6 @@ def limit_queue(config: pb.ModelConfig, *, size: int = 0, timeout_us: int = 0) -
     policy.max_queue_size, policy.default_timeout_microseconds = size, timeout_us
 
 
-def share_cpu(detector: pb.ModelConfig, preprocess: pb.ModelConfig) -> None:
-    """Let both run only while they hold shares of the CPU, which Triton's rate limiter deals out.
-
-    An instance of the detector needs its part of all shares, and one of `preprocess` as many: it
-    runs while one of the detector's waits for work. So what is decoded is detected before more is
-    decoded, and the line forms where requests are refused.
-
-    Args:
-        detector: On a CPU, with one group of instances.
-        preprocess: The same.
-    """
-    shares = max(1, CPU_SHARES // (detector.instance_group[0].count or 1))
-    for config, weight in ((detector, _DETECTOR_WEIGHT), (preprocess, _PREPROCESS_WEIGHT)):
-        limiter = config.instance_group[0].rate_limiter
-        limiter.priority = weight
-        del limiter.resources[:]
-        limiter.resources.add(**{"name": CPU_RESOURCE, "global": True, "count": shares})
-
-
 def set_max_batch(config: pb.ModelConfig, size: int) -> None:
     """Set the greatest batch of a model, and warm Python models up with it.
 
@@ -202,7 +178,6 @@ def adjust(
                 set_max_batch(config, serving.max_batch)
     _set_instances(detector, engine, serving)
     _set_batching(detector, engine, serving)
-    _set_shares(detector, configs[names.preprocess], serving)
 
 
 def _set_instances(detector: pb.ModelConfig, engine: str, serving: Serving) -> None:
@@ -223,6 +198,7 @@ def _set_instances(detector: pb.ModelConfig, engine: str, serving: Serving) -> N
 
 
 def _set_batching(detector: pb.ModelConfig, engine: str, serving: Serving) -> None:
+    """Batch requests together, or not: batches of one have a queue with limits nevertheless."""
     asked = serving.dynamic_batching
     if not ENGINES[engine].batched:
         if asked not in (None, "off"):
@@ -231,43 +207,20 @@ def _set_batching(detector: pb.ModelConfig, engine: str, serving: Serving) -> No
                 " batch to the greatest. Leave --dynamic-batching off"
             )
         return
-    if asked == "off" and _is_on_cpu(detector):
-        detector.ClearField("dynamic_batching")
-        return
     batching = detector.dynamic_batching
     if asked is not None:
         if not batching.HasField("default_queue_policy"):
-            limit_queue(detector, size=_QUEUE)
+            limit_queue(detector, size=_CPU_QUEUE)
         batching.max_queue_delay_microseconds = 0 if asked == "off" else asked
         del batching.preferred_batch_size[:]
-        if asked == "off":  # batches of one have a queue with a limit nevertheless
+        if asked == "off":
             batching.preferred_batch_size.append(1)
         else:  # room for the batches that run, and as many again
             policy, batches = batching.default_queue_policy, 2 * detector.instance_group[0].count
-            policy.max_queue_size = max(_QUEUE, 2 * batches * detector.max_batch_size)
+            policy.max_queue_size = max(_CPU_QUEUE, 2 * batches * detector.max_batch_size)
     together = list(batching.preferred_batch_size) != [1]
     if engine == "tensorrt" and together and (asked is not None or serving.max_batch is not None):
         # The kernels are chosen for the profile's middle, and the greatest is the most efficient.
         greatest = detector.max_batch_size
         del batching.preferred_batch_size[:]
         batching.preferred_batch_size.extend(sorted({-(-greatest // 2), greatest}))
-
-
-def _is_on_cpu(detector: pb.ModelConfig) -> bool:
-    """Whether it may run on a CPU, all instances alike."""
-    kinds = [group.kind for group in detector.instance_group]
-    return len(kinds) == 1 and kinds != [pb.ModelInstanceGroup.KIND_GPU]
-
-
-def _set_shares(detector: pb.ModelConfig, preprocess: pb.ModelConfig, serving: Serving) -> None:
-    """Deal out the CPU anew where what it depends on is set; a detector on a GPU needs none."""
-    groups = [*detector.instance_group, *preprocess.instance_group]
-    limited = {group.HasField("rate_limiter") for group in groups}
-    if not _is_on_cpu(detector):
-        for group in groups:
-            group.ClearField("rate_limiter")
-    elif (
-        len(limited) == 2
-        or (serving.instances, serving.kind, serving.dynamic_batching) != (None, None, None)
-    ) and len(preprocess.instance_group) == 1:
-        share_cpu(detector, preprocess)

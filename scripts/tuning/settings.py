@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from assembly.serving import set_max_batch, share_cpu
+from assembly.serving import set_max_batch
 from detserve.repository import DetectorRepository
 
 __all__ = ["STAGES", "Plan", "Setting", "apply_plan", "read_plan", "settings_of", "show"]
@@ -99,8 +99,6 @@ def _instances(stage: str) -> Setting:
         if not groups:
             groups.add()
         groups[0].count = int(value)
-        if stage == "detector" and groups[0].HasField("rate_limiter"):
-            share_cpu(configs["detector"], configs["preprocess"])
 
     return Setting(f"{stage}.instances", read, write)
 

@@ -209,16 +209,12 @@ def test_comments_and_tuning_stay(root: Path, make: Make) -> None:
     before = config.read_bytes()
     install(make(DEFAULT), root)
     assert install(make(DEFAULT), root, serving=Serving(instances=3)).changed == (
-        root / "preprocess/config.pbtxt",
         root / "detector/config.pbtxt",
     )
     assert config.read_bytes() == before
-    for name in ("preprocess", "detector"):
-        expected = config_of(REPOSITORY, name)
-        if name == "detector":
-            expected.instance_group[0].count = 3
-        expected.instance_group[0].rate_limiter.resources[0].count = 333
-        assert config_of(root, name) == expected
+    expected = config_of(REPOSITORY, "detector")
+    expected.instance_group[0].count = 3
+    assert config_of(root, "detector") == expected
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from google.protobuf import text_format
 
 from assembly import Serving, install, list_ensembles
 from contract import DetectorInfo
-from detserve.model_config import CPU_RESOURCE, CPU_SHARES
 from detserve.repository import DetectorRepository, RepositoryError
 from plan import PlanOptions, PlanRecord
 from plan.record import file_sha256, record_path
@@ -56,12 +55,8 @@ def batches_of(root: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("serving", "there", "not_there"),
     [
-        (Serving(), "instance_group { count: 2 rate_limiter }", "dynamic_batching"),
-        (
-            Serving(kind="cpu", instances=3),
-            "instance_group { count: 3 kind: KIND_CPU }",
-            "batching",
-        ),
+        (Serving(), "instance_group { count: 2 } preferred_batch_size: 1", "max_queue_delay"),
+        (Serving(kind="cpu", instances=3), "instance_group { count: 3 kind: KIND_CPU }", "delay"),
         (Serving(kind="gpu"), f"max_queue_size: 128 instance_group {{ {GPU} }}", "preferred"),
         (Serving(kind="gpu", dynamic_batching="off"), f"{GPU} preferred_batch_size: 1", "delay"),
         (Serving(dynamic_batching=0), "priority_levels: 2 max_queue_size: 128", "max_queue_delay"),
@@ -87,57 +82,9 @@ def test_settings_of_an_ensemble_that_is_there(tmp_path: Path, onnx_file: Path) 
     assert batches_of(root) == [32] * 4
     assert "max_queue_delay_microseconds: 100" in detector_of(root)
     install(onnx_file, root, serving=Serving(dynamic_batching="off"))
-    assert "dynamic_batching" not in detector_of(root)
+    assert "preferred_batch_size: 1 " in detector_of(root)
+    assert "max_queue_delay" not in detector_of(root)
     assert batches_of(root) == [32] * 4
-
-
-def shares_of(root: Path) -> list[tuple[int, int]]:
-    """The shares of the CPU and the weight of every step that has some."""
-    limiters = [
-        group.rate_limiter
-        for config in DetectorRepository(root).configs
-        for group in config.instance_group
-        if group.HasField("rate_limiter")
-    ]
-    assert {(item.name, getattr(item, "global")) for one in limiters for item in one.resources} <= {
-        (CPU_RESOURCE, True)
-    }
-    return [(sum(item.count for item in one.resources), one.priority) for one in limiters]
-
-
-def test_what_runs_on_the_cpu_shares_it(tmp_path: Path, onnx_file: Path) -> None:
-    """All instances of the detector together need all of it, so nothing is decoded then."""
-    root = tmp_path / "root"
-    for serving, shares in (
-        (Serving(), 500),
-        (Serving(max_batch=4), 500),
-        (Serving(instances=3), 333),
-        (Serving(instances=1), CPU_SHARES),
-        (Serving(kind="cpu", dynamic_batching=100), CPU_SHARES),
-        (Serving(kind="gpu"), 0),
-        (Serving(kind="cpu", instances=2), 500),
-    ):
-        install(onnx_file, root, serving=serving)
-        wanted = [(shares, 1_000_000), (shares, 1000)] if shares else []
-        assert shares_of(root) == wanted, serving
-
-
-def test_another_engine_shares_the_cpu_or_leaves_it(tmp_path: Path, onnx_file: Path) -> None:
-    root, plan = tmp_path / "root", write_plan(tmp_path / "model.plan", batch=(1, 4, 16))
-    install(onnx_file, root)
-    install(plan, root, engine="tensorrt", replace_configs=True)
-    assert shares_of(root) == []
-    install(onnx_file, root, engine="openvino", replace_configs=True)
-    assert shares_of(root) == [(500, 1_000_000), (500, 1000)]
-
-
-def test_shares_that_were_set_by_hand_stay(tmp_path: Path, onnx_file: Path) -> None:
-    root = tmp_path / "root"
-    install(onnx_file, root)
-    config = root / "preprocess/config.pbtxt"
-    config.write_text(config.read_text().replace("count: 500", "count: 250"))
-    install(onnx_file, root)
-    assert shares_of(root) == [(250, 1_000_000), (500, 1000)]
 
 
 def test_openvino_takes_batches_of_any_size(tmp_path: Path, onnx_file: Path) -> None:

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from detserve.model_config import CPU_SHARES, string_parameters
+from detserve.model_config import string_parameters
 from detserve.repository import RepositoryError
 from tests.models import write_detector
 from tuning.candidates import Machine, candidates
@@ -147,16 +147,6 @@ def test_threads_are_set_and_unset_in_any_form(text: str) -> None:
 def test_what_is_no_protobuf_text_cannot_be_read(text: str) -> None:
     with pytest.raises(ValueError, match=r"wanted|early|unexpected"):
         locate(text)
-
-
-def test_instances_share_the_cpu(repository: Path) -> None:
-    workspace = Workspace(repository)
-    configs = apply_plan(
-        workspace.settings, workspace.configs, plan_of(workspace, detector__instances=4)
-    )
-    for stage in ("detector", "preprocess"):
-        (resource,) = configs[stage].instance_group[0].rate_limiter.resources
-        assert resource.count == CPU_SHARES // 4
 
 
 # --- repositories ------------------------------------------------------------------------------
