@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -49,11 +50,16 @@ class _GrpcBase:
 
     @contextmanager
     def _errors(self, timeout: float) -> Iterator[None]:
+        start = time.monotonic()
         try:
             yield
         except InferenceServerException as error:
             raise error_from_status(
-                error.status(), error.message(), url=self._url, timeout=timeout
+                error.status(),
+                error.message(),
+                url=self._url,
+                timeout=timeout,
+                elapsed=time.monotonic() - start,
             ) from None
 
     def _infer_arguments(self, request: InferRequest, timeout: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import concurrent.futures
 import os
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -57,11 +58,16 @@ class AsyncHttpTransport:
 
     @asynccontextmanager
     async def _errors(self, timeout: float) -> AsyncIterator[None]:
+        start = time.monotonic()
         try:
             yield
         except InferenceServerException as error:
             raise error_from_status(
-                error.status(), error.message(), url=self._url, timeout=timeout
+                error.status(),
+                error.message(),
+                url=self._url,
+                timeout=timeout,
+                elapsed=time.monotonic() - start,
             ) from None
         except TimeoutError:
             raise no_answer(self._url, timeout) from None

@@ -57,10 +57,11 @@ _ERRORS: dict[str, type[DetectionClientError]] = {
     "UNAVAILABLE": ServerUnavailableError,
     "CANCELLED": DetectionClientError,
 }
+_TIMEOUT_EXPIRED = "timeout expired"  # the request's own, or that of the model's queue
 # Looked for before the status, which does not tell these apart.
 _MESSAGES: tuple[tuple[str, type[DetectionClientError]], ...] = (
     ("exceeds maximum queue size", QueueFullError),
-    ("timeout expired", QueueFullError),
+    (_TIMEOUT_EXPIRED, QueueFullError),
     ("protocol is restricted", AccessDeniedError),
     ("message larger than max", InvalidInputError),
 )
@@ -77,7 +78,7 @@ _DEAD_STUB = re.compile(r"stub process '?([\w-]*?)(?:_\d+)*'? is not healthy", r
 
 
 def error_from_status(
-    status: str | None, message: str | None, *, url: str, timeout: float
+    status: str | None, message: str | None, *, url: str, timeout: float, elapsed: float = 0
 ) -> DetectionClientError:
     """The error for a request that was refused.
 
@@ -85,14 +86,15 @@ def error_from_status(
         status: ``"StatusCode.UNAVAILABLE"``, ``"503"``, or None where there was none.
         message: The server's words, or those of the protocol's library.
         url: The server asked, for the message.
-        timeout: Seconds that the call was allowed, for the message.
+        timeout: Seconds that the call was allowed.
+        elapsed: Seconds that it took: the server may be the first to notice that time is up.
     """
     status = (status or "").removeprefix("StatusCode.")
     name = _GRPC_NAMES.get(status, status)
     text = _PREFIXES.sub("", message or "").strip()
     if text.startswith(_NOT_TRITONS):  # a proxy's page, or another server altogether
         text = f"HTTP status {status} and an answer that is not Triton's"
-    if name == "DEADLINE_EXCEEDED":
+    if name == "DEADLINE_EXCEEDED" or (_TIMEOUT_EXPIRED in text.lower() and elapsed >= timeout):
         return no_answer(url, timeout)
     if dead := _DEAD_STUB.search(text):
         return ServerUnavailableError(

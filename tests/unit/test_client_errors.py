@@ -174,6 +174,17 @@ def test_others(
     assert "<html>" not in str(error)
 
 
+@pytest.mark.parametrize("status", ["StatusCode.UNAVAILABLE", "503"])
+def test_a_server_may_be_the_first_to_see_that_time_is_up(status: str) -> None:
+    said = "in ensemble 'detection', [request id: <id_unknown>] Request timeout expired"
+    for elapsed, kind in ((0.499, QueueFullError), (0.5, DeadlineExceededError)):
+        error = error_from_status(status, said, url=URL, timeout=0.5, elapsed=elapsed)
+        assert type(error) is kind
+    full = "Exceeds maximum queue size"
+    error = error_from_status(status, full, url=URL, timeout=0.5, elapsed=0.5)
+    assert type(error) is QueueFullError
+
+
 def test_the_tree_fits_into_pythons() -> None:
     assert issubclass(InvalidInputError, ValueError)
     assert issubclass(DeadlineExceededError, TimeoutError)
