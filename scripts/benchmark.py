@@ -33,6 +33,7 @@ from detserve.imaging import preprocess
 from detserve.nms import select_detections
 from detserve.pipeline import Pipeline
 from detserve.repository import DetectorRepository
+from load import quantiles_ms
 from local_server import TritonServer
 from machine import processor_name
 from photos import PHOTOS, jpeg
@@ -42,13 +43,13 @@ STAGES = ("preprocess", "detector", "postprocess")
 
 def latency_summary(latencies_s: Sequence[float], seconds: float) -> dict[str, float]:
     """Throughput in images a second, and latency quantiles in milliseconds."""
-    p50, p95, p99 = np.percentile(np.asarray(latencies_s) * 1e3, (50, 95, 99))
+    p50, p95, p99 = quantiles_ms(latencies_s)
     return {
         "images": len(latencies_s),
         "images_per_s": len(latencies_s) / seconds,
-        "p50_ms": float(p50),
-        "p95_ms": float(p95),
-        "p99_ms": float(p99),
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
     }
 
 
