@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
-
-import psutil
 
 from detection_client import QueueFullError
 
@@ -31,7 +30,6 @@ class Recorder:
         self.rows: list[Row] = []
         self.outside: list[tuple[float, float]] = []  # end, seconds of an empty call
         self.cpu: list[tuple[float, str, float]] = []  # when, process, CPU seconds so far
-        self._process = psutil.Process()
 
     def clear(self) -> None:
         """Forget everything, before a run."""
@@ -58,7 +56,7 @@ class Recorder:
 
     def sample_cpu(self, process: str) -> None:
         """Note the CPU time that this process has used."""
-        used = self._process.cpu_times()
+        used = os.times()  # of this process: Locust forks its workers after this object was made
         self.cpu.append((time.time(), process, used.user + used.system))
 
     def take(self) -> dict[str, Any]:

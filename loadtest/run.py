@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from detection_client import DetectionClient, DetectionClientError
 from gateway_process import running_gateway
@@ -27,6 +28,7 @@ __all__ = ["main"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _WARM_UP_ROUNDS = 5
+_CONNECT_TIMEOUT_S = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +80,7 @@ def _find_servers(own: argparse.Namespace, stack: ExitStack) -> None:
                 )
             name = "grpc_server" if url.startswith("grpc") else "http_server"
             setattr(own, name, url)
+        _check_servers(own)
         return
     print("Starting Triton ...", file=sys.stderr, flush=True)
     # Unsupervised: the supervisor's own inferences would be in Triton's statistics.
@@ -99,6 +102,27 @@ def _find_servers(own: argparse.Namespace, stack: ExitStack) -> None:
     if "rest" in own.tags:
         port, _ = stack.enter_context(running_gateway(server.grpc_url, ()))
         own.gateway = f"http://127.0.0.1:{port}"
+
+
+def _check_servers(own: argparse.Namespace) -> None:
+    """Refuse to load what was not named, as this machine's own servers, and what is not there."""
+    defaults = {flag: default for flag, default, _ in OPTIONS}
+    for tag, flag in (("grpc", "--grpc-server"), ("http", "--http-server"), ("rest", "--gateway")):
+        if tag not in own.tags:
+            continue
+        url = getattr(own, flag[2:].replace("-", "_"))
+        named = tag != "rest" and any(one.startswith(tag) for one in own.server)
+        if url == defaults[flag] and not named:
+            wanted = "--gateway" if tag == "rest" else f"{tag}://host:port in --server"
+            raise ValueError(f"--tags {tag}: say where to send it, with {wanted}")
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        if not parts.hostname or not port:
+            raise ValueError(f"{url!r} is no address of a server with its port")
+        try:
+            socket.create_connection((parts.hostname, port), _CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise ValueError(f"there is no server at {url}: {error}") from None
 
 
 def _run_locust(own: argparse.Namespace, for_locust: Sequence[str]) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import time
 from typing import Any
 
 import pytest
@@ -171,3 +173,20 @@ def test_a_worker_s_records_are_set_to_the_master_s_clock(
         (400.0, 0.02, "grpc", "detect", "ok", 2, 0.001),
         (400.0, 0.005, "grpc", "detect", "refused", 0, 0.0),
     ]
+
+
+def test_a_worker_counts_its_own_cpu_time() -> None:
+    """Locust forks its workers after the recorder was made."""
+    recorder, forking = Recorder(), multiprocessing.get_context("fork")
+    receiver, sender = forking.Pipe(duplex=False)
+
+    def work() -> None:
+        recorder.sample_cpu("worker")
+        sender.send(recorder.cpu)
+
+    worker = forking.Process(target=work)
+    worker.start()
+    ((_, name, used),) = receiver.recv()
+    worker.join()
+    assert name == "worker"
+    assert used < time.process_time() / 2

@@ -8,6 +8,7 @@ import pytest
 
 from loadtest.options import LoadOptions, add_options
 from loadtest.plan import make_plan
+from loadtest.run import main
 
 
 def parsed(*arguments: str) -> LoadOptions:
@@ -74,3 +75,23 @@ def test_the_web_page_sends_text() -> None:
 def test_an_option_that_cannot_be_used_is_named(form: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoadOptions.from_namespace(argparse.Namespace(**form))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--tags", "http"],
+            "--tags http: say where to send it, with http://host:port in --server",
+        ),
+        (["--tags", "rest"], "--tags rest: say where to send it, with --gateway"),
+        (["--tags", "grpc"], "there is no server at grpc://127.0.0.1:9: "),
+        (["--tags", "rest", "--gateway", "http://:80"], "'http://:80' is no address of a server"),
+    ],
+)
+def test_a_server_that_is_not_named_or_not_there(
+    capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """What is not named is not sought on this machine: it might be another server."""
+    assert main(["--server", "grpc://127.0.0.1:9", *arguments]) == 2
+    assert message in capfd.readouterr().err
