@@ -124,6 +124,8 @@ class TestClosedEndpoints:
             "/v2//repository/index",
             "/v2/models/../repository/index",
             "/v2/models/x/infer/../../../repository/index",
+            "/v2/models/x/infer%0a",
+            "/v2/health/ready%0A",
             "/metrics",
         ],
     )
