@@ -219,9 +219,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="Python module that builds; tensorrt_rtx needs no GPU (default tensorrt)",
     )
     parser.add_argument(
+        "--unless",
+        type=Path,
+        metavar="FOLDER",
+        help="do nothing where this folder is there, as a release of models that has its plan",
+    )
+    parser.add_argument(
         "--check-only", action="store_true", help="parse and compare, but build nothing"
     )
     args = parser.parse_args(argv)
+    if args.unless is not None and args.unless.is_dir():
+        print(f"{args.unless} is there already: no plan is built")
+        return 0
     output = args.output or args.model.with_suffix(plan_suffix(args.module))
     options = PlanOptions(
         batch=tuple(args.batch),

@@ -76,3 +76,12 @@ def test_the_default_command_is_one_that_the_script_takes(
     assert model == Path("model_repository/detector/1/model.onnx")
     assert output == Path("build/plans/model.plan")
     assert options.timing_cache == Path("build/plans/timings")
+
+
+def test_a_release_that_is_there_needs_no_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The steps before leave nothing to build from then, and the one after it does nothing."""
+    assert build_plan.main([str(tmp_path / "gone.onnx"), f"--unless={tmp_path}"]) == 0
+    assert "is there already: no plan is built" in capsys.readouterr().out
+    assert build_plan.main([str(tmp_path / "gone.onnx"), f"--unless={tmp_path / 'r2'}"]) == 1
