@@ -162,6 +162,23 @@ class TestOperation:
         logged = [json.loads(line)["request_id"] for line in running.log]
         assert "my-id" in logged
 
+    @pytest.mark.parametrize(
+        ("trusted", "client"), [("127.0.0.1", "198.51.100.7"), ("192.0.2.1", "127.0.0.1")]
+    )
+    def test_the_address_of_a_client_is_a_trusted_proxys_word(
+        self,
+        server: TritonServer,
+        monkeypatch: pytest.MonkeyPatch,
+        trusted: str,
+        client: str,
+    ) -> None:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+        with gateway(server.grpc_url) as running:
+            headers = {"X-Forwarded-For": "198.51.100.7", "Content-Type": "image/jpeg"}
+            httpx.post(f"{running.url}/detect", content=b"x", headers=headers)
+        (entry,) = map(json.loads, running.log)
+        assert entry["client"] == client
+
     def test_an_id_that_is_none_is_replaced(self, http: httpx.Client) -> None:
         response = http.get("/livez", headers={"X-Request-ID": "a b"})
         assert response.headers["x-request-id"] != "a b"
