@@ -120,8 +120,9 @@ class AsyncDetectionClient(BaseClient):
         calls = [asyncio.create_task(ask(chunk)) for chunk in plan_chunks(images, batch_size)]
         try:
             for call in asyncio.as_completed(calls):
-                outcomes += await call
-                if not return_exceptions and (error := fatal_error(outcomes)):
+                answered = await call
+                outcomes += answered
+                if not return_exceptions and (error := fatal_error(answered)):
                     raise error
         finally:
             for task in calls:

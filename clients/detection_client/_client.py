@@ -172,8 +172,10 @@ class DetectionClient(BaseClient):
             try:
                 for call in as_completed(calls):
                     outcomes += call.result()
-                    if not return_exceptions and (error := fatal_error(outcomes)):
-                        raise error
+                    if not return_exceptions and fatal_error(call.result()):
+                        # Several may have failed by now: the first of them is told.
+                        done = [one for one in calls if one.done() and not one.cancelled()]
+                        raise next(filter(None, (fatal_error(one.result()) for one in done)))
             finally:
                 for call in calls:
                     call.cancel()

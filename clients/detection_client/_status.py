@@ -13,6 +13,7 @@ The table below was found by asking Triton 2.51; both protocols carry the same m
 | exception in a Python model | INTERNAL | 500 | a traceback |
 | endpoint restricted | UNAVAILABLE | 403 | This protocol (HTTP: API) is restricted |
 | nobody listens, server died | UNAVAILABLE | no answer | |
+| server ends with the request in its hands | CANCELLED | no answer | |
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ def error_from_status(
         return cannot_connect(url, text + hint)
     if "has no available versions" in text:
         return ServerUnavailableError(f"the server at {url} has not loaded the model: {text}")
+    if name == "CANCELLED" and "channel closed" not in text.lower():  # not by this client
+        return ServerUnavailableError(f"the server at {url} has ended the call")
     kind = next((kind for part, kind in _MESSAGES if part in text.lower()), None)
     kind = kind or _ERRORS.get(name, ServerError)
     if kind is InvalidInputError:

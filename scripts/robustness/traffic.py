@@ -32,6 +32,7 @@ TIMEOUT_S = 30.0  # the client library's default
 RETRIES = 50  # within the timeout, which comes first
 FOR_EVER_S = 86_400.0
 LOST_PROCESS = "has lost its process"  # the client, where Triton says that a stub is not healthy
+ENDED_CALL = "has ended the call"  # the client, where a server that ends has cancelled it
 ABANDONED = "scheduler for model has stopped"  # Triton, of an ensemble's later step when it ends
 
 
@@ -187,7 +188,8 @@ def _client_call(
         except DetectionClientError as error:
             refused = isinstance(error, QueueFullError)
             if isinstance(error, ServerUnavailableError) and not retries:
-                refused = not any(text in error.message for text in (LOST_PROCESS, ABANDONED))
+                begun = (LOST_PROCESS, ENDED_CALL, ABANDONED)
+                refused = not any(text in error.message for text in begun)
             return _Failure(type(error).__name__, error.message, refused)
         return None
 

@@ -279,7 +279,11 @@ def test_the_connection_is_lost_between_requests(server: TritonServer, scheme: s
 
 def test_the_connection_is_lost_in_mid_request(server: TritonServer, scheme: str) -> None:
     port = server.ports.grpc if scheme == "grpc" else server.ports.http
-    with Relay(port) as relay, DetectionClient(f"{scheme}://127.0.0.1:{relay.port}") as client:
+    # One request at a time: on a busy machine several would wait for longer than a queue lets them.
+    with (
+        Relay(port) as relay,
+        DetectionClient(f"{scheme}://127.0.0.1:{relay.port}", concurrency=1) as client,
+    ):
         client.model_info()
         timers = [threading.Timer(delay, relay.cut) for delay in (0.05, 0.2)]
         for timer in timers:
@@ -289,7 +293,7 @@ def test_the_connection_is_lost_in_mid_request(server: TritonServer, scheme: str
             timer.join()
     with Relay(port) as relay:
         url = f"{scheme}://127.0.0.1:{relay.port}"
-        with DetectionClient(url, retries=0) as client:
+        with DetectionClient(url, retries=0, concurrency=1) as client:
             client.model_info()
             timer = threading.Timer(0.05, relay.cut)
             timer.start()
