@@ -75,6 +75,7 @@ _NOT_CONNECTED = re.compile(
     r".*?([^:\]]+)\]?$",
     re.IGNORECASE,
 )
+_BY_THIS_CLIENT = re.compile("channel closed|locally cancelled", re.IGNORECASE)
 _DEAD_STUB = re.compile(r"stub process '?([\w-]*?)(?:_\d+)*'? is not healthy", re.IGNORECASE)
 
 
@@ -113,7 +114,7 @@ def error_from_status(
         return cannot_connect(url, text + hint)
     if "has no available versions" in text:
         return ServerUnavailableError(f"the server at {url} has not loaded the model: {text}")
-    if name == "CANCELLED" and "channel closed" not in text.lower():  # not by this client
+    if name == "CANCELLED" and not _BY_THIS_CLIENT.search(text):
         return ServerUnavailableError(f"the server at {url} has ended the call")
     kind = next((kind for part, kind in _MESSAGES if part in text.lower()), None)
     kind = kind or _ERRORS.get(name, ServerError)

@@ -144,6 +144,7 @@ def test_both_protocols_give_the_same(
         ),
         ("StatusCode.UNAVAILABLE", "Stream removed (Socket closed)", ServerUnavailableError, URL),
         ("StatusCode.CANCELLED", "Channel closed!", DetectionClientError, "closed"),
+        ("StatusCode.CANCELLED", "Locally cancelled by application!", DetectionClientError, URL),
         ("StatusCode.CANCELLED", "CANCELLED", ServerUnavailableError, "has ended the call"),
         ("StatusCode.RESOURCE_EXHAUSTED", "rate exceeded", QueueFullError, "rate exceeded"),
         (
