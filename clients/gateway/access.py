@@ -15,9 +15,11 @@ from starlette.requests import HTTPConnection
 
 from gateway.problems import Problem
 
-__all__ = ["ApiKeys", "RateLimit", "read_key_hashes"]
+__all__ = ["KEY_ID", "ApiKeys", "RateLimit", "read_key_hashes"]
 
 _HASH_LENGTH = 64
+KEY_ID = "api_key_id"  # in the state of a connection with a key, for the log
+_KEY_ID_LENGTH = 8
 
 
 def read_key_hashes(source: Path | None) -> tuple[str, ...]:
@@ -67,22 +69,25 @@ class ApiKeys:
         """Whether a key is asked for at all."""
         return bool(self._hashes)
 
-    def check(self, connection: HTTPConnection) -> str:
+    def check(self, connection: HTTPConnection, key: str = "") -> str:
         """Who asks: the hash of the key, or the client's address where no keys are asked for.
+
+        The access log gets the first digits of the hash.
+
+        Args:
+            connection: The request, or the socket.
+            key: Where it does not come in a header.
 
         Raises:
             Problem: 401, there is no key, or another.
         """
         if not self._hashes:
             return connection.client.host if connection.client else "unknown"
-        return self.check_key(key_of(connection))
+        digest = self._hash_of(key or key_of(connection))
+        connection.scope.setdefault("state", {})[KEY_ID] = digest[:_KEY_ID_LENGTH]
+        return digest
 
-    def check_key(self, key: str) -> str:
-        """The hash of a key.
-
-        Raises:
-            Problem: 401, it is not accepted.
-        """
+    def _hash_of(self, key: str) -> str:
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         # All are compared, so that time tells nothing.
         if not sum(hmac.compare_digest(digest, known) for known in self._hashes):

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway.access import ApiKeys, RateLimit, key_of
+from gateway.access import ApiKeys, RateLimit
 from gateway.capacity import Capacity
 from gateway.handlers import answer_members
 from gateway.metrics import Metrics
@@ -81,9 +81,7 @@ class Live:
         Raises:
             Problem: 401, the key is not accepted.
         """
-        if self._keys.required:
-            return self._keys.check_key(key or key_of(socket))
-        return self._keys.check(socket)
+        return self._keys.check(socket, key)
 
     async def frame(
         self, number: int, data: bytes, options: RequestOptions, client: str, request_id: str

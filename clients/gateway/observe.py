@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access import KEY_ID
 from gateway.health import Health
 from gateway.metrics import Metrics
 
@@ -97,6 +98,7 @@ class Observed:
                     "status": status,
                     "ms": round(seconds * 1000, 2),
                     "client": client[0] if client else "",
+                    "key": scope["state"].get(KEY_ID, ""),
                     "bytes_in": received,
                     "bytes_out": sent,
                 }

@@ -6,9 +6,10 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,12 +221,24 @@ class TestOperation:
                 assert is_problem(httpx.post(url, headers=headers, **as_json(CAT)), 401)
             for headers in ({"X-API-Key": "secret"}, {"Authorization": "Bearer secret"}):
                 assert httpx.post(url, headers=headers, **as_json(CAT)).status_code == 200
+        # The log tells keys apart without telling them.
+        ours = hashlib.sha256(b"secret").hexdigest()[:8]
+        assert [json.loads(line)["key"] for line in guarded.log] == ["", "", "", ours, ours]
 
     def test_rate_limit(self, server: TritonServer) -> None:
         with gateway(server.grpc_url, "--rate", "2/minute") as limited:
             answers = [httpx.post(f"{limited.url}/detect", **as_json(CAT)) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert 1 <= int(answers[2].headers["retry-after"]) <= 60
+
+
+async def arrived(client: httpx.AsyncClient, calls: Sequence[asyncio.Task[Any]]) -> None:
+    """Wait until the gateway has all of the requests, or has answered them."""
+    while True:
+        metrics = (await client.get("/metrics")).text
+        (under_way,) = re.findall(r"^gateway_requests_open (\d+)", metrics, re.MULTILINE)
+        if int(under_way) + sum(call.done() for call in calls) >= len(calls):
+            return
 
 
 class TestEnds:
@@ -235,7 +248,7 @@ class TestEnds:
                 calls = [
                     asyncio.create_task(client.post("/detect", **as_json(CAT))) for _ in range(8)
                 ]
-                await asyncio.sleep(0.03)
+                await arrived(client, calls)
                 for call in calls:
                     call.cancel()
                 await asyncio.gather(*calls, return_exceptions=True)
@@ -254,7 +267,7 @@ class TestEnds:
                 calls = [
                     asyncio.create_task(client.post("/detect", **as_json(CAT))) for _ in range(8)
                 ]
-                await asyncio.sleep(0.05)
+                await arrived(client, calls)
                 ending.process.send_signal(signal.SIGTERM)
                 return [answer.status_code for answer in await asyncio.gather(*calls)]
 
