@@ -107,9 +107,15 @@ class Root:
     def _mounting(self, proc: str, *, writable: bool) -> list[str]:
         root = shlex.quote(str(self.folder))
         lines = [f"mount --bind {root} {root}"]
-        # First: this environment itself may be in a folder of /tmp.
+        # First: this environment itself may be in a folder of /tmp. But for those in what is bound.
+        inner = [
+            (target, options)
+            for target, options in self.tmpfs
+            if any(target.startswith(f"{bound}/") for _, bound, _ in self.mounts)
+        ]
         for target, options in self.tmpfs:
-            lines.append(f"mount -t tmpfs -o {options} tmpfs {root}{target}")
+            if (target, options) not in inner:
+                lines.append(f"mount -t tmpfs -o {options} tmpfs {root}{target}")
         lines.append(f"mount -t tmpfs -o mode=1777,size={self.shm_size} tmpfs {root}/dev/shm")
         bound = [(Path("/") / name, f"/{name}", False) for name in _SYSTEM]
         bound += [(Path(sys.base_prefix), sys.base_prefix, False), (_VENV, str(_VENV), False)]
@@ -125,6 +131,9 @@ class Root:
             lines.append(f"mount --bind {shlex.quote(str(source))} {place}")
             if not can_write:
                 lines.append(f"mount -o remount,bind,ro {place}")
+        for target, options in inner:
+            lines.append(f"mkdir -p {root}{target}")
+            lines.append(f"mount -t tmpfs -o {options} tmpfs {root}{target}")
         lines.append(f"{proc} {root}/proc")
         if not writable:
             lines.append(f"mount -o remount,bind,ro {root}")

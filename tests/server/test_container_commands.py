@@ -17,6 +17,7 @@ import pytest
 from detection_client import DetectionClient
 from photos import jpeg
 from tests.container_files import ROOT, settings
+from tests.images import encode, photo
 from tests.server.conftest import wait_until_clean
 from tests.server.roots import add_triton, why_not
 from tests.server.services import Service, free_ports, port_variables, running
@@ -217,9 +218,12 @@ def test_the_balancer_passes_requests_confined(
         "BALANCER_ACCESS_LOG": "/tmp/balancer/access.log",
     }
     with running(service, tmp_path / "log", variables):
+        # Over 1 MB: over HTTP it is kept in a file on its way.
+        large = encode(photo("chelsea").resize((1200, 800)), "BMP")
         for url in (f"grpc://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"):
             with DetectionClient(url) as client:
-                assert "cat" in {found.label for found in client.detect(jpeg("chelsea"))}
+                for image in (jpeg("chelsea"), large):
+                    assert "cat" in {found.label for found in client.detect(image)}
         closed = httpx.post(f"http://127.0.0.1:{http}/v2/repository/models/detector/unload")
         assert closed.status_code == 403
 
