@@ -15,10 +15,9 @@ from starlette.requests import HTTPConnection
 
 from gateway.problems import Problem
 
-__all__ = ["KEY_ID", "ApiKeys", "RateLimit", "read_key_hashes"]
+__all__ = ["ApiKeys", "RateLimit", "read_key_hashes"]
 
 _HASH_LENGTH = 64
-KEY_ID = "api_key_id"  # in the state of a connection with a key, for the log
 _KEY_ID_LENGTH = 8
 
 
@@ -84,7 +83,7 @@ class ApiKeys:
         if not self._hashes:
             return connection.client.host if connection.client else "unknown"
         digest = self._hash_of(key or key_of(connection))
-        connection.scope.setdefault("state", {})[KEY_ID] = digest[:_KEY_ID_LENGTH]
+        connection.state.key_id = digest[:_KEY_ID_LENGTH]
         return digest
 
     def _hash_of(self, key: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.access import KEY_ID
 from gateway.health import Health
 from gateway.metrics import Metrics
 
@@ -98,7 +97,7 @@ class Observed:
                     "status": status,
                     "ms": round(seconds * 1000, 2),
                     "client": client[0] if client else "",
-                    "key": scope["state"].get(KEY_ID, ""),
+                    "key": scope["state"].get("key_id", ""),
                     "bytes_in": received,
                     "bytes_out": sent,
                 }

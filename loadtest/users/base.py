@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import gevent
@@ -91,6 +92,9 @@ class DetectionUser(User):
 
         Returns:
             Whether the protocol has such a call.
+
+        Raises:
+            DetectionClientError: It was not answered.
         """
         return False
 
@@ -118,8 +122,9 @@ class DetectionUser(User):
         self._report(name, arrival, size, {"images": len(images), "late_s": late_s}, error)
         if error is None and random.random() < _EMPTY_CALLS:
             start = time.perf_counter()
-            if self.empty_call(images[0]):
-                self.recorder.outside.append((time.time(), time.perf_counter() - start))
+            with suppress(DetectionClientError):
+                if self.empty_call(images[0]):
+                    self.recorder.outside.append((time.time(), time.perf_counter() - start))
         return error is None
 
     def _report(

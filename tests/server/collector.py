@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,11 +40,11 @@ class Collector:
     url: str
     spans: list[Span] = field(default_factory=list)
 
-    def wait_for(self, wanted: Callable[[Span], bool], count: int, seconds: float) -> list[Span]:
-        """The spans that are wanted, as soon as there are enough of them, or those that came."""
+    def wait_for(self, trace_id: str, count: int, seconds: float) -> list[Span]:
+        """The spans of a trace, as soon as there are enough of them, or those that came."""
         deadline = time.monotonic() + seconds
         while True:
-            found = [span for span in list(self.spans) if wanted(span)]
+            found = [span for span in list(self.spans) if span.trace_id == trace_id]
             if len(found) >= count or time.monotonic() > deadline:
                 return found
             time.sleep(0.05)

@@ -108,14 +108,13 @@ class Root:
         root = shlex.quote(str(self.folder))
         lines = [f"mount --bind {root} {root}"]
         # First: this environment itself may be in a folder of /tmp. But for those in what is bound.
-        inner = [
-            (target, options)
-            for target, options in self.tmpfs
-            if any(target.startswith(f"{bound}/") for _, bound, _ in self.mounts)
-        ]
+        outer: list[str] = []
+        inner: list[str] = []
         for target, options in self.tmpfs:
-            if (target, options) not in inner:
-                lines.append(f"mount -t tmpfs -o {options} tmpfs {root}{target}")
+            within = any(target.startswith(f"{place}/") for _, place, _ in self.mounts)
+            mount = f"mount -t tmpfs -o {options} tmpfs {root}{target}"
+            (inner if within else outer).append(f"mkdir -p {root}{target}\n{mount}")
+        lines += outer
         lines.append(f"mount -t tmpfs -o mode=1777,size={self.shm_size} tmpfs {root}/dev/shm")
         bound = [(Path("/") / name, f"/{name}", False) for name in _SYSTEM]
         bound += [(Path(sys.base_prefix), sys.base_prefix, False), (_VENV, str(_VENV), False)]
@@ -131,9 +130,7 @@ class Root:
             lines.append(f"mount --bind {shlex.quote(str(source))} {place}")
             if not can_write:
                 lines.append(f"mount -o remount,bind,ro {place}")
-        for target, options in inner:
-            lines.append(f"mkdir -p {root}{target}")
-            lines.append(f"mount -t tmpfs -o {options} tmpfs {root}{target}")
+        lines += inner
         lines.append(f"{proc} {root}/proc")
         if not writable:
             lines.append(f"mount -o remount,bind,ro {root}")

@@ -22,6 +22,7 @@ from detection_client import DetectionClient
 from local_server import TritonServer
 from photos import jpeg
 from tests.server.gateways import Gateway, gateway
+from tests.server.test_supervisor import wait_for
 
 CAT = jpeg("chelsea")
 
@@ -160,12 +161,8 @@ class TestOperation:
         headers = {"X-Request-ID": "my-id", "Content-Type": "image/jpeg"}
         response = http.post("/detect", content=CAT, headers=headers)
         assert response.headers["x-request-id"] == "my-id"
-        deadline = time.monotonic() + 10
-        entry: dict[str, Any] = {}
-        while not entry:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-            entry = next(filter(is_ours, map(json.loads, running.log)), {})
+        wait_for(lambda: any(map(is_ours, map(json.loads, running.log))), 10)
+        entry = next(filter(is_ours, map(json.loads, running.log)))
         assert {"path", "method", "status", "ms", "client", "key", "bytes_in"} <= set(entry)
 
     @pytest.mark.parametrize(

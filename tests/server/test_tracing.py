@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -52,10 +52,6 @@ def ask(url: str, **headers: str) -> None:
     assert answer.status_code == 200
 
 
-def _of(trace: str) -> Callable[[Span], bool]:
-    return lambda span: span.trace_id == trace
-
-
 def whole_trace(url: str, collected: Collector, start: str, *, unsampled: str = "") -> list[Span]:
     """The spans of a request through a gateway, from the first try of which all have come.
 
@@ -72,7 +68,7 @@ def whole_trace(url: str, collected: Collector, start: str, *, unsampled: str = 
                 ask(running.url, traceparent=f"00-{unsampled}-{PARENT}-00")
             ask(running.url, traceparent=f"00-{trace}-{PARENT}-01")
         # The gateway sends its spans at its end at the latest.
-        spans = collected.wait_for(_of(trace), _SPANS, _EXPORT)
+        spans = collected.wait_for(trace, _SPANS, _EXPORT)
         if len(spans) >= _SPANS:
             return spans
     raise AssertionError(f"of {_TRIES} requests not one's spans have all come")
