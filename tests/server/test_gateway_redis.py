@@ -133,6 +133,7 @@ def test_no_request_fails_while_redis_is_gone_and_hits_come_back(
             await until_health_is(client, "degraded")
             await asyncio.to_thread(redis.start)
             await until_health_is(client, "ok")
+            await asyncio.sleep(2)  # within a second the cache is in use again
             hits.clear()
             await asyncio.sleep(0.5)
             stop.set()
