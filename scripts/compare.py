@@ -7,9 +7,9 @@ code; a peer that answers something else is refused. One side at a time is asked
 HTTP with connections kept open, the ensemble by the client library over gRPC, in closed loops of
 the same process. Rounds alternate between the sides, and ratios are taken within each round.
 
-Beside it the detector's INT8 variant is served by a second ensemble with the same settings.
-Written are compare.json and compare.png. It takes about twelve minutes on two cores; --no-trials,
-fewer --rounds and shorter --seconds shorten it.
+Beside it two more ensembles serve the same file in the OpenVINO backend and the detector's INT8
+variant. Written are compare.json and compare.png. It takes about a quarter of an hour on two
+cores; --no-trials, fewer --rounds and shorter --seconds shorten it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ from peers.process import PeerProcess
 from peers.report import print_report, save_plot
 from peers.rounds import Plan, best_setting, measure_rounds
 from peers.settings import PEERS, settings_of
-from peers.sides import EnsembleSide, PeerSide, Side, check_same_answers
+from peers.sides import EnsembleSide, PeerSide, Side, agreement, check_same_answers
 from peers.summary import as_dicts, claims, summarise
-from peers.variant import Variant, int8_variant, with_variant
+from peers.variant import Variant, int8_variant, with_engine, with_variant
 from photos import PHOTOS, jpeg
 
 ROOT = Path(__file__).resolve().parent.parent
-ENSEMBLE, OVER_HTTP, INT8 = "ensemble", "ensemble, HTTP", "ensemble, INT8"
+ENSEMBLE, OVER_HTTP = "ensemble", "ensemble, HTTP"
+OPENVINO, INT8 = "ensemble, OpenVINO", "ensemble, INT8"
 # An idle Triton asks its own models now and then: seldom enough here to take nothing from others.
 CHECK_INTERVAL_S = 10.0
 
@@ -72,10 +73,12 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     variant = _variant(arguments)
     cores = len(os.sched_getaffinity(0))
-    sides_count = 1 + len(arguments.peers) + arguments.http + (variant is not None)
+    openvino = arguments.openvino and DetectorRepository(repository).backend != "openvino"
+    sides_count = 1 + len(arguments.peers) + arguments.http + openvino + (variant is not None)
     trials = 2 * arguments.trials * sum(len(settings_of(peer, cores)) for peer in arguments.peers)
     steps = trials + plan.rounds * (1 + sides_count * len(plan.concurrency))
     settings: dict[str, Any] = {}
+    notes: dict[str, list[str]] = {}
     with (
         tqdm(total=steps, desc="compare", unit="run", file=sys.stderr, disable=None) as progress,
         ExitStack() as running,
@@ -94,9 +97,14 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             sides.append(
                 EnsembleSide(OVER_HTTP, ensemble.server, ensemble.models, ensemble.server.http_url)
             )
+        if openvino:
+            with_engine(repository, "openvino", folder / "openvino")
+            sides.append(other := _ensemble(OPENVINO, folder / "openvino", running))
+            notes[OPENVINO] = [agreement(ensemble, other, photos)]
         if variant is not None:
             with_variant(repository, variant, folder / "int8")
             sides.append(_ensemble(INT8, folder / "int8", running))
+            notes[INT8] = list(variant.notes)
         for setting in chosen:
             process = running.enter_context(PeerProcess(setting, repository))
             peer_side = PeerSide(PEERS[setting.peer], process)
@@ -105,7 +113,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         rounds = measure_rounds(sides, repository, plan, progress.update)
     others = {"limit": "limit", **{peer: PEERS[peer] for peer in arguments.peers}}
     summary = summarise(rounds, plan.concurrency, others)
-    ensembles = [name for name in (ENSEMBLE, OVER_HTTP, INT8) if name in summary]
+    ensembles = [name for name in (ENSEMBLE, OVER_HTTP, OPENVINO, INT8) if name in summary]
     return {
         "machine": {"cores": cores, "processor": processor_name()},
         "photos": {"count": len(photos), "mean_bytes": statistics.mean(map(len, photos))},
@@ -113,7 +121,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "rounds_count": plan.rounds,
         "concurrency": list(plan.concurrency),
         "settings": settings,
-        "variant_notes": list(variant.notes) if variant else [],
+        "notes": notes,
         "limit": median_of([one["limit"] for one in rounds]),
         "sides": summary,
         "claims": as_dicts(claims(summary, ensembles)),
@@ -176,8 +184,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--http", action="store_true", help="ask the ensemble over HTTP too")
     add(
+        "--no-openvino", dest="openvino", action="store_false",
+        help="leave out the ensemble that serves the same file in the OpenVINO backend",
+    )  # fmt: skip
+    add(
         "--variant", default="int8", metavar="int8|none|ONNX",
-        help="what the second ensemble serves: int8 is made of the detector, or taken from"
+        help="what the last ensemble serves: int8 is made of the detector, or taken from"
         " build/compare if it was made before; or the file of a variant of yours (default int8)",
     )  # fmt: skip
     add(
@@ -201,9 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.seconds <= 0:
         parser.error("--seconds must be over 0")
-    missing = [peer for peer in arguments.peers if importlib.util.find_spec(peer) is None]
+    wanted = [*arguments.peers, *(["openvino"] if arguments.openvino else [])]
+    missing = [package for package in wanted if importlib.util.find_spec(package) is None]
     if missing:
-        parser.error(f"not installed: {', '.join(missing)}; pip install 'detserve[compare]'")
+        parser.error(
+            f"not installed: {', '.join(missing)}; pip install 'detserve[compare,openvino]'"
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up in either case
     try:
         with tempfile.TemporaryDirectory(prefix="detserve-compare-") as folder:

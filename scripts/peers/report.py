@@ -18,7 +18,8 @@ __all__ = ["print_report", "save_plot"]
 # Okabe and Ito's colours, which colour-blind people tell apart; each side has its own marker too.
 _STYLES = {
     "ensemble": ("#0072B2", "o"), "ensemble, HTTP": ("#CC79A7", "P"),
-    "ensemble, INT8": ("#56B4E9", "D"), "Flask": ("#009E73", "^"), "LitServe": ("#E69F00", "s"),
+    "ensemble, INT8": ("#56B4E9", "D"), "ensemble, OpenVINO": ("#D55E00", "v"),
+    "Flask": ("#009E73", "^"), "LitServe": ("#E69F00", "s"),
 }  # fmt: skip
 _WIDTH = 100  # of the table: narrower, its columns would break
 _RATIOS = ("limit", "flask", "litserve")
@@ -42,8 +43,9 @@ def print_report(results: Mapping[str, Any]) -> None:
         console.print(f"{name}: {setting['used']}")
         for title, rate in setting["tried"].items():
             console.print(f"    {rate:6.1f} images/s at concurrency {TRIAL_CONCURRENCY}: {title}")
-    for note in results["variant_notes"]:
-        console.print(f"INT8: {note}")
+    for name, notes in results["notes"].items():
+        for note in notes:
+            console.print(f"{name}: {note}")
     table = Table(
         title="Ensemble and peers",
         caption="limit, Flask, LitServe: throughput over theirs, within the rounds. CPU ms: of the"

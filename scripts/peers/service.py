@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from detserve.detections import Detections
-from detserve.engines import EngineError, create_session
+from detserve.engines import load_engine
 from detserve.imaging import Geometry, PreprocessSettings, preprocess
 from detserve.nms import SelectionSettings, select_detections
 from detserve.repository import DetectorRepository
@@ -35,13 +36,13 @@ class Parts:
     """The three stages of a repository's ensemble, to be called one by one.
 
     Attributes:
-        session: The detector in ONNX Runtime.
+        infer: The detector: uint8 [N, H, W, 3] -> candidates float32 [N, K, 6].
         preprocess_settings: How images are fitted to its input.
         selection_settings: The thresholds.
         labels: The names of its classes.
     """
 
-    session: onnxruntime.InferenceSession
+    infer: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
     preprocess_settings: PreprocessSettings
     selection_settings: SelectionSettings
     labels: tuple[str, ...]
@@ -52,22 +53,24 @@ class Parts:
 
         Args:
             repository: The model repository.
-            threads: Threads inside one operator, asleep while they wait; None for a session with
-                ONNX Runtime's defaults: a thread for every core, which spins while it waits.
+            threads: Threads inside one operator, asleep while they wait; None for the runtime's
+                defaults: a thread for every core, which in ONNX Runtime spins while it waits.
 
         Raises:
             RepositoryError: The repository lacks a part.
-            EngineError: The detector cannot be loaded, or is for another runtime.
+            EngineError: The detector cannot be loaded.
         """
         parts = DetectorRepository(repository)
-        if parts.backend != "onnxruntime":
-            raise EngineError(f"the peers run ONNX Runtime, not {parts.backend}")
-        path = parts.model_file()
-        if threads is None:
-            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        if threads is None and parts.backend == "onnxruntime":
+            infer = _with_defaults(parts.model_file())
         else:
-            session = create_session(path, intra_op_threads=threads)
-        return cls(session, parts.preprocess_settings(), parts.selection_settings(), parts.labels())
+            infer = load_engine(
+                parts.model_file(),
+                parts.backend,
+                intra_op_threads=threads or 0,
+                parameters=parts.detector_parameters(),
+            ).infer
+        return cls(infer, parts.preprocess_settings(), parts.selection_settings(), parts.labels())
 
     def decode(self, image: bytes) -> tuple[npt.NDArray[np.uint8], Geometry]:
         """Encoded image -> uint8 [H, W, 3] as the detector takes it, and where the image lies.
@@ -79,15 +82,22 @@ class Parts:
         pixels = np.empty((settings.height, settings.width, 3), np.uint8)
         return pixels, preprocess(image, settings, pixels)
 
-    def infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Run the detector: uint8 [N, H, W, 3] -> candidates float32 [N, K, 6]."""
-        (candidates,) = self.session.run(["candidates"], {"images": images})
-        return np.asarray(candidates, np.float32)
-
     def select(self, candidates: npt.NDArray[np.float32], geometry: Geometry) -> Detections:
         """Suppress overlaps among the candidates of one image."""
         selected = select_detections(candidates, geometry, self.selection_settings)
         return Detections(*selected, self.labels)
+
+
+def _with_defaults(
+    path: Path,
+) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def infer(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        (candidates,) = session.run(["candidates"], {"images": images})
+        return np.asarray(candidates, np.float32)
+
+    return infer
 
 
 def as_json(found: Detections) -> dict[str, Any]:

@@ -23,7 +23,15 @@ from local_server import TritonServer
 from peers.errors import ComparisonError
 from peers.process import PeerProcess
 
-__all__ = ["EnsembleSide", "PeerSide", "Side", "check_same_answers", "difference", "measure"]
+__all__ = [
+    "EnsembleSide",
+    "PeerSide",
+    "Side",
+    "agreement",
+    "check_same_answers",
+    "difference",
+    "measure",
+]
 
 _TIMEOUT_S = 60
 _BOX_TOLERANCE_PX = 0.5
@@ -123,6 +131,27 @@ def check_same_answers(ensemble: EnsembleSide, peer: PeerSide, photos: Sequence[
                     )
     finally:
         peer.pause()
+
+
+def agreement(ensemble: EnsembleSide, other: EnsembleSide, photos: Sequence[bytes]) -> str:
+    """What another ensemble's answers differ by, in words."""
+    same, box, score = 0, 0.0, 0.0
+    with (
+        DetectionClient(ensemble.url, timeout=_TIMEOUT_S) as client,
+        DetectionClient(other.url, timeout=_TIMEOUT_S) as other_client,
+    ):
+        for photo in photos:
+            expected, found = client.detect(photo), other_client.detect(photo)
+            if expected.class_ids.tolist() != found.class_ids.tolist():
+                continue
+            same += 1
+            if len(found):
+                box = max(box, float(np.abs(found.boxes_xyxy - expected.boxes_xyxy).max()))
+                score = max(score, float(np.abs(found.scores - expected.scores).max()))
+    return (
+        f"finds the same objects in the same order in {same} of {len(photos)} photos, within"
+        f" {box:.2g} px and {score:.2g} of the score"
+    )
 
 
 def difference(expected: Detections, found: Sequence[Mapping[str, Any]]) -> str | None:

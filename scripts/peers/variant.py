@@ -1,4 +1,7 @@
-"""The second ensemble: the detector's INT8 variant, made once and kept in the build folder."""
+"""The other ensembles: the detector's own file in another backend, and its INT8 variant.
+
+The variant is made once and kept in the build folder.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from peers.errors import ComparisonError
 from photos import PHOTOS, jpeg
 from reporting.variants import make_variant
 
-__all__ = ["Variant", "int8_variant", "with_variant"]
+__all__ = ["Variant", "int8_variant", "with_engine", "with_variant"]
 
 _ENGINE = "onnxruntime"
 _MODEL, _NOTES = "model.onnx", "notes.json"
@@ -93,6 +96,26 @@ def with_variant(repository: Path, variant: Variant, copy: Path) -> None:
         RepositoryError: The variant does not fit the ensemble.
         OSError: Something cannot be copied.
     """
+    _copy(repository, copy)
+    install(variant.model, copy)
+
+
+def with_engine(repository: Path, engine: str, copy: Path) -> None:
+    """Copy an ensemble, with the same file of the detector served by another backend.
+
+    Args:
+        repository: The model repository.
+        engine: Key of `assembly.ENGINES`.
+        copy: Folder for the copy, which is made.
+
+    Raises:
+        RepositoryError: The file is not for that engine.
+        OSError: Something cannot be copied.
+    """
+    _copy(repository, copy)
+    install(DetectorRepository(repository).model_file(), copy, engine=engine, replace_configs=True)
+
+
+def _copy(repository: Path, copy: Path) -> None:
     for config in DetectorRepository(repository).configs:
         shutil.copytree(repository / config.name, copy / config.name)
-    install(variant.model, copy)

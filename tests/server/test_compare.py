@@ -19,6 +19,7 @@ import pytest
 
 pytest.importorskip("flask")
 pytest.importorskip("litserve")
+pytest.importorskip("openvino")
 
 import peers.process
 from benchmark import stage_models
@@ -28,7 +29,7 @@ from peers.errors import ComparisonError
 from peers.process import PeerProcess
 from peers.settings import PEERS, Setting, settings_of
 from peers.sides import EnsembleSide, PeerSide, check_same_answers, measure
-from peers.variant import int8_variant, with_variant
+from peers.variant import int8_variant, with_engine, with_variant
 from photos import PHOTOS, jpeg
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +133,11 @@ def test_every_side_is_measured_and_nothing_is_left(repository: Path, tmp_path: 
     assert folders_of(process, temporary) == []
 
     results = json.loads((output / "compare.json").read_text())
-    assert set(results["sides"]) == {"ensemble", "ensemble, HTTP", *PEERS.values()}
+    assert set(results["sides"]) == {
+        *("ensemble", "ensemble, HTTP", "ensemble, OpenVINO"),
+        *PEERS.values(),
+    }
+    assert "the same order in 4 of 4 photos, within" in results["notes"]["ensemble, OpenVINO"][0]
     for name, levels in results["sides"].items():
         assert name in printed
         for row in levels.values():
@@ -142,7 +147,7 @@ def test_every_side_is_measured_and_nothing_is_left(repository: Path, tmp_path: 
             assert row["errors"] == {}, name
             assert set(row["ratios"]) == {"limit", *PEERS}, name
     assert results["limit"]["images_per_s"] > 0
-    assert len(results["claims"]) == 4  # two peers, the ensemble asked in two ways
+    assert len(results["claims"]) == 6  # two peers, and three lines of ensembles
     assert process.returncode == int(not all(claim["held"] for claim in results["claims"]))
     assert (output / "compare.png").read_bytes().startswith(b"\x89PNG")
 
@@ -256,6 +261,24 @@ def test_the_int8_variant_is_made_once_and_served_as_the_detector_is(
     assert [config.instance_group for config in copy.configs] == [
         config.instance_group for config in original.configs
     ]
+
+
+def test_the_same_file_is_served_by_another_backend_and_peers_run_it_too(
+    repository: Path, tmp_path: Path
+) -> None:
+    with_engine(repository, "openvino", tmp_path / "copy")
+    original, copy = DetectorRepository(repository), DetectorRepository(tmp_path / "copy")
+    assert copy.backend == "openvino"
+    assert copy.model_file().read_bytes() == original.model_file().read_bytes()
+    assert [config.instance_group[0].count for config in copy.configs[:3]] == [
+        config.instance_group[0].count for config in original.configs[:3]
+    ]
+    setting = Setting("flask", "1 thread", ("--threads", "1"))
+    with PeerProcess(setting, tmp_path / "copy") as process:
+        labels = {
+            one["label"] for one in PeerSide("flask", process).detect(jpeg("chelsea"))["detections"]
+        }
+    assert "cat" in labels
 
 
 def test_a_variant_without_images_is_refused(repository: Path, tmp_path: Path) -> None:
