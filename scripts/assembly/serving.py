@@ -206,6 +206,9 @@ def _set_batching(detector: pb.ModelConfig, engine: str, serving: Serving) -> No
                 f"{engine} does not batch requests together: its backend in Triton pads every"
                 " batch to the greatest. Leave --dynamic-batching off"
             )
+        # The queue with its limits needs no batches: without a max_batch_size none are made.
+        if asked == "off" and not detector.dynamic_batching.HasField("default_queue_policy"):
+            limit_queue(detector, size=_CPU_QUEUE)
         return
     batching = detector.dynamic_batching
     if asked is not None:

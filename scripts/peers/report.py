@@ -21,7 +21,7 @@ _STYLES = {
     "ensemble, INT8": ("#56B4E9", "D"), "ensemble, OpenVINO": ("#D55E00", "v"),
     "Flask": ("#009E73", "^"), "LitServe": ("#E69F00", "s"),
 }  # fmt: skip
-_WIDTH = 100  # of the table: narrower, its columns would break
+_WIDTH = 110  # of the table: narrower, its columns would break
 _RATIOS = ("limit", "flask", "litserve")
 _COLUMNS = (
     "images/s", "limit", "Flask", "LitServe", "p50 ms", "p99 ms", "CPU ms", "cores", "errors",

@@ -122,7 +122,7 @@ def service_arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument(
         "--threads", type=int, metavar="N",
-        help="threads inside one operator of the detector (default: as ONNX Runtime does)",
+        help="threads inside one operator of the detector (default: as the runtime does)",
     )  # fmt: skip
     return parser
 

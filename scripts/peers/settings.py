@@ -35,7 +35,7 @@ def settings_of(peer: str, cores: int) -> list[Setting]:
     each_core = ("--workers", str(cores))
     several = {
         "flask": [
-            Setting(peer, "ONNX Runtime's defaults"),
+            Setting(peer, "the runtime's defaults"),
             Setting(peer, f"{cores} threads that sleep while they wait", ("--threads", str(cores))),
             Setting(peer, "1 thread", one_thread),
         ],
@@ -57,7 +57,7 @@ def settings_of(peer: str, cores: int) -> list[Setting]:
                 peer, f"{cores} workers of 1 thread, batches of 4 within 5 ms",
                 (*each_core, *one_thread, "--batch", "4", "--batch-timeout", "0.005"),
             ),
-            Setting(peer, f"{cores} workers of ONNX Runtime's defaults", each_core),
+            Setting(peer, f"{cores} workers of the runtime's defaults", each_core),
             Setting(
                 peer, f"1 worker of {cores} threads, batches of 8 within 5 ms",
                 ("--threads", str(cores), "--batch", "8", "--batch-timeout", "0.005"),

@@ -119,18 +119,23 @@ def _threads(machine: Machine, plan: Plan) -> list[int | str]:
 
 def _delays(stage: str, machine: Machine) -> list[int | str]:
     off: list[int | str] = [] if stage in machine.kept_batching else [OFF]
+    if not _batches(stage, machine):
+        return []
     if stage == "detector":
-        if machine.backend not in _BATCHED:
-            return []
         return [*off, *_GPU_DELAYS] if machine.kind == "gpu" else [*off, 0]
     if stage == "postprocess":
         return [*off, 0]
     return [*off, *_CPU_DELAYS]
 
 
+def _batches(stage: str, machine: Machine) -> bool:
+    """Whether a step can put requests together; OpenVINO's has dynamic batching for its queue."""
+    return stage != "detector" or machine.backend in _BATCHED
+
+
 def _preferred(stage: str, machine: Machine, plan: Plan) -> list[int | str]:
     """Sizes of batches: also with no delay Triton makes none greater than the greatest of them."""
-    if plan[f"{stage}.batching_delay_us"] == OFF:
+    if plan[f"{stage}.batching_delay_us"] == OFF or not _batches(stage, machine):
         return []
     greatest = int(plan["ensemble.max_batch_size"])
     if stage == "detector" and machine.kind == "gpu":
@@ -144,6 +149,7 @@ def _max_batches(machine: Machine, plan: Plan) -> list[int | str]:
     if not any(
         plan[f"{stage}.batching_delay_us"] != OFF and plan[f"{stage}.preferred_batch_size"] == ""
         for stage in STAGES
+        if _batches(stage, machine)
     ):
         return []
     now = int(plan["ensemble.max_batch_size"])

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from tritonclient import grpc as triton_grpc
 from tritonclient import http as triton_http
 from tritonclient.utils import InferenceServerException
 
+from assembly import install
 from detection_client import DetectionClient, DetectionClientError
 from local_server import TritonServer
 from photos import jpeg
+from tests.server.conftest import on_any_ports
 
 CUP = jpeg("coffee")
 BURST = 256  # more than a machine with many more cores answers within the queue's timeout
@@ -72,6 +75,37 @@ def test_a_burst_is_answered_or_refused(
     assert server.pid == triton
     with DetectionClient(server.grpc_url) as client:
         assert {found.label for found in client.detect(CUP)} >= {"cup"}
+
+
+def test_openvino_refuses_as_well(repository: Path, tmp_path: Path) -> None:
+    """Without a max_batch_size: its queue has limits nevertheless, and nothing is batched."""
+    pytest.importorskip("openvino")
+    install(repository / "detector/1/model.onnx", tmp_path / "root", engine="openvino")
+    config = tmp_path / "root/detector/config.pbtxt"
+    text = config.read_text()
+    assert "max_queue_size: 64" in text
+    config.write_text(text.replace("max_queue_size: 64", "max_queue_size: 2"))
+    outcomes = Counter[str]()
+    images = triton_grpc.InferInput("images", [1, 300, 300, 3], "UINT8")
+    images.set_data_from_numpy(np.zeros((1, 300, 300, 3), np.uint8))
+    with (
+        on_any_ports(tmp_path / "root") as server,
+        triton_grpc.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as client,
+    ):
+
+        def ask(_: int) -> None:
+            try:
+                found = client.infer("detector", [images], client_timeout=30)
+            except InferenceServerException as error:
+                outcomes[refusal(error)] += 1
+            else:
+                outcomes[str(found.as_numpy("candidates").shape)] += 1
+
+        at_once(ask, 64)
+        executed = client.get_inference_statistics("detector", as_json=True)["model_stats"][0]
+    assert outcomes.total() == 64
+    assert set(outcomes) == {"(1, 300, 6)", "refused: StatusCode.UNAVAILABLE"}
+    assert executed["inference_count"] == executed["execution_count"]
 
 
 def test_refused_over_http(server: TritonServer) -> None:

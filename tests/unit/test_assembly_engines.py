@@ -96,6 +96,8 @@ def test_openvino_takes_batches_of_any_size(tmp_path: Path, onnx_file: Path) -> 
     assert read.detector.default_model_filename == read.file_name() == "model.onnx"
     assert read.detector_parameters() == {"NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY"}
     assert "KIND_CPU" in detector_of(tmp_path / "root")
+    assert read.detector.dynamic_batching.default_queue_policy.max_queue_size == 64
+    assert not read.detector.dynamic_batching.preferred_batch_size
 
 
 @pytest.mark.parametrize("batch", [(1, 4, 8), (1, 1, 3), (1, 1, 1)], ids=str)

@@ -93,7 +93,12 @@ def test_what_holds_a_queue_policy_is_not_switched_off() -> None:
 
 def test_openvino_is_not_batched() -> None:
     machine = Machine(cores=2, kind="cpu", backend="openvino")
-    assert candidates("detector.batching_delay_us", machine, START) == []
+    queue: Plan = {**START, "detector.batching_delay_us": 0, "detector.preferred_batch_size": ""}
+    for plan in (START, queue):
+        assert candidates("detector.batching_delay_us", machine, plan) == []
+        assert candidates("detector.preferred_batch_size", machine, plan) == []
+        alone: Plan = {**plan, "preprocess.preferred_batch_size": "1"}
+        assert candidates("ensemble.max_batch_size", machine, alone) == []
     assert "detector.threads" in settings_of("openvino")
     assert "detector.threads" not in settings_of("tensorrt")
 
