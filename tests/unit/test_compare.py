@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,22 @@ def test_wrong_options_are_named(
         compare.main(options)
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "openvino" else found(name),
+    )
+    with pytest.raises(SystemExit) as stopped:
+        compare.main([])
+    assert stopped.value.code == 2
+    assert "not installed: openvino; pip install" in capsys.readouterr().err
+    assert compare.main(["--no-openvino", "--images", str(tmp_path)]) == 1  # it is not needed then
 
 
 def test_a_folder_without_photos_is_named(
