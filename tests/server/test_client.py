@@ -246,11 +246,16 @@ def test_threads_leave_nothing_behind(url: str) -> None:
 
 
 def test_many_tasks_share_a_client(url: str) -> None:
-    async def run() -> list[Detections]:
-        async with AsyncDetectionClient(url) as client:
-            return await asyncio.gather(*(client.detect(CAT) for _ in range(48)))
+    """Few enough that a busy machine refuses none."""
 
-    assert all(labels(found) == {"cat"} for found in asyncio.run(run()))
+    async def work(client: AsyncDetectionClient) -> list[Detections]:
+        return [await client.detect(CAT) for _ in range(3)]
+
+    async def run() -> list[list[Detections]]:
+        async with AsyncDetectionClient(url) as client:
+            return await asyncio.gather(*(work(client) for _ in range(16)))
+
+    assert all(labels(found) == {"cat"} for three in asyncio.run(run()) for found in three)
 
 
 def test_a_cancelled_task_ends_at_once(url: str) -> None:
