@@ -199,21 +199,18 @@ def _set_instances(detector: pb.ModelConfig, engine: str, serving: Serving) -> N
 
 def _set_batching(detector: pb.ModelConfig, engine: str, serving: Serving) -> None:
     """Batch requests together, or not: batches of one have a queue with limits nevertheless."""
-    asked = serving.dynamic_batching
-    if not ENGINES[engine].batched:
-        if asked not in (None, "off"):
-            raise RepositoryError(
-                f"{engine} does not batch requests together: its backend in Triton pads every"
-                " batch to the greatest. Leave --dynamic-batching off"
-            )
-        # The queue with its limits needs no batches: without a max_batch_size none are made.
-        if asked == "off" and not detector.dynamic_batching.HasField("default_queue_policy"):
-            limit_queue(detector, size=_CPU_QUEUE)
-        return
+    asked, batched = serving.dynamic_batching, ENGINES[engine].batched
+    if not batched and asked not in (None, "off"):
+        raise RepositoryError(
+            f"{engine} does not batch requests together: its backend in Triton pads every"
+            " batch to the greatest. Leave --dynamic-batching off"
+        )
     batching = detector.dynamic_batching
+    if asked is not None and not batching.HasField("default_queue_policy"):
+        limit_queue(detector, size=_CPU_QUEUE)
+    if not batched:  # without a max_batch_size nothing is put together, and the queue has its limit
+        return
     if asked is not None:
-        if not batching.HasField("default_queue_policy"):
-            limit_queue(detector, size=_CPU_QUEUE)
         batching.max_queue_delay_microseconds = 0 if asked == "off" else asked
         del batching.preferred_batch_size[:]
         if asked == "off":

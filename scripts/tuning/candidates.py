@@ -118,9 +118,9 @@ def _threads(machine: Machine, plan: Plan) -> list[int | str]:
 
 
 def _delays(stage: str, machine: Machine) -> list[int | str]:
-    off: list[int | str] = [] if stage in machine.kept_batching else [OFF]
     if not _batches(stage, machine):
         return []
+    off: list[int | str] = [] if stage in machine.kept_batching else [OFF]
     if stage == "detector":
         return [*off, *_GPU_DELAYS] if machine.kind == "gpu" else [*off, 0]
     if stage == "postprocess":
